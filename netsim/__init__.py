@@ -1,0 +1,21 @@
+"""netsim: a Kubernetes network on one Linux machine.
+
+Everything is imported on first use: ``import netsim`` alone costs nothing, so that the CNI program, which lives in this
+distribution, starts in milliseconds.
+"""
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "attach", "up"]
+
+if TYPE_CHECKING:
+    from netsim.cluster.handle import attach, up
+
+
+def __getattr__(name: str) -> object:
+    if name in ("up", "attach"):
+        from netsim.cluster import handle
+
+        return getattr(handle, name)
+    raise AttributeError(f"module 'netsim' has no attribute {name!r}")
