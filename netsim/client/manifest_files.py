@@ -14,8 +14,8 @@ def read_manifests(source: str | Path) -> list[SourceObject]:
     """The objects of ``source``, in order: a file, ``-`` for standard input, or a directory, whose files
     ending in .yaml, .yml or .json are read in the order of their names (its subdirectories are not).
 
-    Raises InputError (no such file, not text, nothing in it, and what ``parse_manifests`` raises) and UsageError
-    (a URL).
+    Raises InputError (no such file, not text, nothing in it, and what ``parse_manifests`` raises) and
+    UsageError (a URL).
     """
     text = str(source)
     if text == STDIN:

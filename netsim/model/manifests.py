@@ -1,9 +1,9 @@
 """Manifests: the YAML (or JSON) text of several documents as API objects that know their file and line.
 
-Scalars are read as ``kubectl`` reads them (sigs.k8s.io/yaml, go-yaml v2), which differs from PyYAML's YAML 1.1 in
-what matters here: ``80:80`` is a string and no base-60 number, ``2024-01-01`` is a string and no date, ``1e3`` is
-a number, and mapping keys are strings. Unlike kubectl, a key that is there twice is an error: the first value
-would be lost in silence.
+Scalars are read as ``kubectl`` reads them (sigs.k8s.io/yaml, go-yaml v2), which differs from PyYAML's YAML
+1.1 in what matters here: ``80:80`` is a string and no base-60 number, ``2024-01-01`` is a string and no
+date, ``1e3`` is a number, and mapping keys are strings. Unlike kubectl, a key that is there twice is an
+error: the first value would be lost in silence.
 """
 
 import math
