@@ -1,0 +1,237 @@
+"""Network namespaces held by file descriptor, and work done inside them without forking.
+
+A namespace lives as long as somebody holds it: a process, a socket in it, or our descriptor. So nothing has
+to be cleaned up after a crash, and `/run/netns` is not needed.
+"""
+
+import _thread
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from netsim.kernel import libc
+from netsim.kernel.libc import CLONE_NEWNET, CLONE_NEWUTS
+from netsim.model.errors import KernelError
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+T = TypeVar("T")
+
+_CURRENT = "/proc/thread-self/ns/net"
+_DISABLE_IPV6 = "/proc/sys/net/ipv6/conf/all/disable_ipv6"
+_NSFS_MAGIC_NAME = "net:["
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP = 0x1
+_WORKERS = 4
+_NO_PERMISSION = (
+    "run as root, or in a user namespace that owns the network namespace (netsim check says what is possible)"
+)
+
+
+class Entered:
+    """Context manager of `Netns.entered`: the calling thread is inside, and afterwards back where it was."""
+
+    __slots__ = ("_home", "_ns")
+
+    def __init__(self, ns: "Netns") -> None:
+        self._ns = ns
+        self._home = -1
+
+    def __enter__(self) -> None:
+        home = os.open(_CURRENT, os.O_RDONLY | os.O_CLOEXEC)
+        # Going to where we already are changes nothing, but asks for the same permission as the way back
+        # will: better refuse now than be stuck in a foreign namespace.
+        number = libc.try_setns(home, CLONE_NEWNET) or libc.try_setns(self._ns.fd, CLONE_NEWNET)
+        if number:
+            os.close(home)
+            raise libc.make_error(
+                "cannot enter the network namespace", number, where=self._ns.name, hint=_NO_PERMISSION
+            )
+        self._home = home
+
+    def __exit__(self, *_exc: object) -> None:
+        number = libc.try_setns(self._home, CLONE_NEWNET)
+        if number:
+            # Whatever this thread did next would happen in the wrong namespace, perhaps the machine's: stop
+            # here.
+            os.write(
+                2, f"netsim: cannot leave network namespace {self._ns.name}: {os.strerror(number)}\n".encode()
+            )
+            os.abort()
+        os.close(self._home)
+
+
+class Netns:
+    """A handle to a network namespace: an open descriptor, the inode that identifies it, and a name for
+    messages.
+
+    The handle keeps the namespace alive until `close`; sockets and processes inside keep it alive longer.
+    """
+
+    __slots__ = ("fd", "inode", "name")
+
+    def __init__(self, name: str, fd: int) -> None:
+        self.name = name
+        self.fd = fd
+        self.inode = os.fstat(fd).st_ino
+
+    @classmethod
+    def create(cls, name: str, *, ipv6: bool = False) -> "Netns":
+        """Make a new namespace with ``lo`` up. ``ipv6`` False switches IPv6 off for every interface it will
+        ever have.
+
+        Raises KernelError. The calling thread stays where it is: a thread made for the purpose ends in the
+        new namespace, which also works in a user namespace that may not go back to its network namespace.
+        """
+        return cls(
+            name, _in_throwaway_thread(lambda: _make_netns(ipv6), f"cannot make network namespace {name}")
+        )
+
+    @classmethod
+    def open(cls, path: str, name: str = "") -> "Netns":
+        """The namespace a path like ``/run/netns/NAME`` or ``/proc/PID/ns/net`` stands for. Raises
+        KernelError.
+        """
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise libc.make_error(
+                "cannot open the network namespace", error.errno or 0, where=path
+            ) from error
+        try:
+            kind = os.readlink(f"/proc/self/fd/{fd}")
+            if not kind.startswith(_NSFS_MAGIC_NAME):
+                raise KernelError(f"not a network namespace ({kind})", where=path)
+        except BaseException:
+            os.close(fd)
+            raise
+        return cls(name or path, fd)
+
+    @classmethod
+    def current(cls, name: str = "") -> "Netns":
+        """The namespace the calling thread is in."""
+        return cls.open(_CURRENT, name or "current")
+
+    def entered(self) -> Entered:
+        """``with ns.entered():`` moves the calling thread in, and back at the end; never await inside.
+
+        Raises KernelError, still outside, when entering or coming back is not permitted. A thread that
+        could not go back would act on the wrong namespace, so that aborts the process.
+        """
+        return Entered(self)
+
+    def socket(self, family: int, type: int, proto: int = 0) -> socket.socket:
+        """A socket that lives in this namespace for ever, whoever uses it. Raises KernelError, OSError."""
+        with Entered(self):
+            return socket.socket(family, type, proto)
+
+    def close(self) -> None:
+        """Let go of the namespace; may be repeated."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Netns {self.name} net:[{self.inode}] fd={self.fd}>"
+
+
+def make_uts(hostname: str) -> int:
+    """A new UTS namespace with this host name, as a descriptor the caller closes. Raises KernelError."""
+
+    def make() -> int:
+        libc.unshare(CLONE_NEWUTS)
+        libc.set_hostname(hostname)
+        return os.open("/proc/thread-self/ns/uts", os.O_RDONLY | os.O_CLOEXEC)
+
+    return _in_throwaway_thread(make, f"cannot make UTS namespace {hostname}")
+
+
+def _make_netns(ipv6: bool) -> int:
+    """Run by a thread that ends here: leave its namespace, prepare the new one, return a descriptor of it."""
+    libc.unshare(CLONE_NEWNET)
+    if not ipv6:
+        # Before lo comes up, or ::1 is there. Writing `all` sets `default` too (net/ipv6/addrconf.c,
+        # addrconf_disable_ipv6), and `default` is what new interfaces start from.
+        try:
+            fd = os.open(_DISABLE_IPV6, os.O_WRONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            pass  # a kernel without IPv6
+        else:
+            try:
+                os.write(fd, b"1")
+            finally:
+                os.close(fd)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", _IFF_UP))
+    return os.open(_CURRENT, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _in_throwaway_thread(function: Callable[[], int], what: str) -> int:
+    """Run ``function`` in a thread that ends with it, and return its answer. Raises KernelError starting
+    with ``what``.
+    """
+    answer: list[int] = []
+    failure: list[BaseException] = []
+    done = _thread.allocate_lock()
+    done.acquire()
+
+    def body() -> None:
+        try:
+            answer.append(function())
+        except BaseException as error:  # handed to the caller, whose thread it belongs to
+            failure.append(error)
+        finally:
+            done.release()
+
+    _thread.start_new_thread(body, ())
+    done.acquire()
+    if answer:
+        return answer[0]
+    cause = failure[0]
+    if isinstance(cause, KernelError):
+        raise KernelError(f"{what}: {cause.message}", errno=cause.errno, hint=_NO_PERMISSION) from cause
+    if isinstance(cause, OSError):
+        raise libc.make_error(what, cause.errno or 0, where=str(cause.filename or "")) from cause
+    raise cause
+
+
+_pool: "ThreadPoolExecutor | None" = None
+
+
+def _job(ns: Netns, function: Callable[..., T], args: tuple[Any, ...]) -> T:
+    with Entered(ns):
+        return function(*args)
+
+
+async def run_in(ns: Netns, function: Callable[..., T], *args: Any) -> T:
+    """Run ``function(*args)`` in a pool thread that enters ``ns`` for this job; raises what it raises.
+
+    For work that blocks longer than about a millisecond. Four workers: kernel work on network configuration
+    is serialised by the rtnl lock anyway, and two cores have no use for more.
+    """
+    global _pool  # noqa: PLW0603
+    import asyncio  # late: the CNI program imports this module and has no loop
+    from concurrent.futures import ThreadPoolExecutor
+
+    if _pool is None:
+        _pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="netns")
+    return await asyncio.get_running_loop().run_in_executor(_pool, _job, ns, function, args)
+
+
+def _forget_pool() -> None:
+    """A forked child has none of its parent's threads."""
+    global _pool  # noqa: PLW0603
+    _pool = None
+
+
+os.register_at_fork(after_in_child=_forget_pool)
