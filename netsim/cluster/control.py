@@ -1,0 +1,182 @@
+"""The control socket's server: what only the cluster process can hand out.
+
+Everything a person does to API objects goes through the API. This is for the rest: processes on the caller's terminal,
+sockets that live in a pod's namespace, the barrier, and dumps of kernel state.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+from netsim.cluster import wire
+from netsim.kernel.netns import Netns
+from netsim.kernel.packets import open_packet_socket
+from netsim.kernel.process import Process
+from netsim.model.errors import NetsimError, UsageError
+from netsim.model.where import Where, parse_where
+
+log = logging.getLogger(__name__)
+
+
+class ControlTarget(Protocol):
+    """What the server acts on: the running cluster."""
+
+    def netns_at(self, where: Where) -> Netns:
+        """The network namespace of a place. Raises NetsimError if there is none."""
+        ...
+
+    async def start_process(
+        self, where: Where | None, argv: list[str], fds: list[int], options: dict[str, Any]
+    ) -> Process:
+        """Run a command at a place (None: in the sandbox itself) on three file descriptors."""
+        ...
+
+    async def barrier(self, timeout_s: float) -> None: ...
+
+    async def dump(self, places: list[Where]) -> str: ...
+
+    async def read_interfaces(self, where: Where) -> list[dict[str, Any]]: ...
+
+    def status(self) -> dict[str, Any]: ...
+
+
+Reply = tuple[dict[str, Any], list[int]]
+
+
+class ControlServer:
+    """Serves the control protocol on a listening SOCK_SEQPACKET socket."""
+
+    def __init__(self, listener: socket.socket, target: ControlTarget) -> None:
+        self._listener = listener
+        self._target = target
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._operations: dict[str, Callable[[dict[str, Any]], Awaitable[Reply]]] = {
+            "socket": self._open_socket,
+            "packet-socket": self._open_packet_socket,
+            "interfaces": self._interfaces,
+            "barrier": self._barrier,
+            "dump": self._dump,
+            "status": self._status,
+        }
+
+    async def run(self) -> None:
+        """Accept until cancelled."""
+        loop = asyncio.get_running_loop()
+        self._listener.setblocking(False)
+        while True:
+            connection, _ = await loop.sock_accept(self._listener)
+            task = asyncio.create_task(self._serve(connection))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, connection: socket.socket) -> None:
+        with connection:
+            connection.setblocking(False)
+            while (received := await _receive(connection)) is not None:
+                message, fds = received
+                try:
+                    await self._answer(connection, message, fds)
+                except (BrokenPipeError, ConnectionResetError):
+                    return
+                finally:
+                    for descriptor in fds:
+                        os.close(descriptor)
+
+    async def _answer(self, connection: socket.socket, message: dict[str, Any], fds: list[int]) -> None:
+        name = message.get("op", "")
+        try:
+            if name == "exec":
+                await self._exec(connection, message, fds)
+                return
+            operation = self._operations.get(name)
+            if operation is None:
+                raise UsageError(
+                    f'unknown operation "{name}"', hint="client and cluster process differ in version"
+                )
+            reply, reply_fds = await operation(message)
+        except NetsimError as error:
+            wire.send(connection, {"error": wire.describe_error(error)})
+            return
+        except Exception as error:
+            log.exception("control operation %s failed", name)
+            wire.send(
+                connection, {"error": {"message": f"{name}: {error!r}", "hint": "the cluster's log has more"}}
+            )
+            return
+        try:
+            wire.send(connection, {"ok": reply}, reply_fds)
+        finally:
+            for descriptor in reply_fds:
+                os.close(descriptor)
+
+    async def _exec(self, connection: socket.socket, message: dict[str, Any], fds: list[int]) -> None:
+        """Start a process on the caller's file descriptors; then signals go in, and its exit status comes out."""
+        if len(fds) != 3:
+            raise UsageError("exec needs three file descriptors")
+        where = parse_where(message["where"]) if message.get("where") else None
+        process = await self._target.start_process(where, message["argv"], fds, message)
+        wire.send(connection, {"ok": {"pid": process.pid}})
+        exit_task = asyncio.ensure_future(process.wait())
+        try:
+            while not exit_task.done():
+                incoming = asyncio.ensure_future(_receive(connection))
+                await asyncio.wait({exit_task, incoming}, return_when=asyncio.FIRST_COMPLETED)
+                if not incoming.done():
+                    incoming.cancel()
+                elif (received := incoming.result()) is None:
+                    process.kill(signal.SIGKILL)  # the caller is gone, so is its terminal
+                    await exit_task
+                    return
+                else:
+                    process.kill(int(received[0]["signal"]))
+            wire.send(connection, {"exit": exit_task.result()})
+        finally:
+            exit_task.cancel()
+
+    async def _open_socket(self, message: dict[str, Any]) -> Reply:
+        netns = self._target.netns_at(parse_where(message["where"]))
+        sock = netns.socket(message["family"], message["type"], message["proto"])
+        return {}, [sock.detach()]
+
+    async def _open_packet_socket(self, message: dict[str, Any]) -> Reply:
+        netns = self._target.netns_at(parse_where(message["where"]))
+        return {}, [open_packet_socket(netns, message["interface"]).detach()]
+
+    async def _interfaces(self, message: dict[str, Any]) -> Reply:
+        return {"interfaces": await self._target.read_interfaces(parse_where(message["where"]))}, []
+
+    async def _barrier(self, message: dict[str, Any]) -> Reply:
+        await self._target.barrier(float(message["timeout_s"]))
+        return {}, []
+
+    async def _dump(self, message: dict[str, Any]) -> Reply:
+        return {"text": await self._target.dump([parse_where(text) for text in message["where"]])}, []
+
+    async def _status(self, _message: dict[str, Any]) -> Reply:
+        return self._target.status(), []
+
+
+async def _receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """wire.receive that waits in the event loop."""
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            return wire.receive(sock)
+        except BlockingIOError:
+            readable = loop.create_future()
+            loop.add_reader(sock.fileno(), _resolve, readable)
+            try:
+                await readable
+            finally:
+                loop.remove_reader(sock.fileno())
+        except ConnectionResetError:
+            return None
+
+
+def _resolve(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,174 @@
+"""The state directory of a cluster: where it is, who holds it, and what it says.
+
+The lock file is flock'ed by the cluster process for as long as it lives, so "is it running" is answered by the kernel and
+never by a process id that somebody else may have by now.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from netsim.model.errors import NetsimError
+
+# sizeof(sockaddr_un.sun_path) - 1, include/uapi/linux/un.h
+SOCKET_PATH_MAX_BYTES = 107
+
+
+def state_root() -> Path:
+    """The folder of all clusters: $NETSIM_STATE_DIR, else /run/netsim for root, else $XDG_RUNTIME_DIR/netsim."""
+    if chosen := os.environ.get("NETSIM_STATE_DIR"):
+        return Path(chosen).absolute()
+    if os.geteuid() == 0:
+        return Path("/run/netsim")
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        return Path(runtime) / "netsim"
+    return Path(f"/tmp/netsim-{os.geteuid()}")
+
+
+@dataclass(frozen=True, slots=True)
+class StateDir:
+    """One cluster's state directory."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def api_socket(self) -> Path:
+        return self.path / "api.sock"
+
+    @property
+    def control_socket(self) -> Path:
+        return self.path / "control.sock"
+
+    @property
+    def kubeconfig(self) -> Path:
+        return self.path / "kubeconfig"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "cluster.log"
+
+    @property
+    def status_file(self) -> Path:
+        return self.path / "status.json"
+
+    def lock(self) -> int:
+        """Take the lock and return its file descriptor; whoever inherits it holds it. The old state is cleared.
+
+        Raises NetsimError if a living cluster process holds it.
+        """
+        self._make()
+        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            status = self.read_status()
+            detail = f" (pid {status['pid']})" if "pid" in status else ""
+            raise NetsimError(
+                f'cluster "{self.name}" is already running{detail}',
+                hint=f"use another name, or stop it: netsim down {self.name}",
+            ) from None
+        for entry in self.path.iterdir():
+            if entry.name != "lock":
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        return descriptor
+
+    def _make(self) -> None:
+        if len(os.fsencode(self.control_socket)) > SOCKET_PATH_MAX_BYTES:
+            raise NetsimError(
+                f"the state directory's path is too long for a unix socket: {self.path}",
+                hint="set NETSIM_STATE_DIR to a shorter path",
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if self.path.stat().st_uid != os.geteuid():
+                raise NetsimError(
+                    f"{self.path} belongs to another user", hint="set NETSIM_STATE_DIR to a folder of yours"
+                )
+            self.path.chmod(0o700)
+        except OSError as error:
+            raise NetsimError(
+                f"cannot make the state directory {self.path}: {error.strerror}",
+                hint="set NETSIM_STATE_DIR to a folder you may write to",
+            ) from error
+
+    def is_running(self) -> bool:
+        """Whether a cluster process (or one that is starting) holds the lock."""
+        try:
+            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    def read_status(self) -> dict[str, Any]:
+        """What the cluster process last wrote about itself; empty if nothing readable is there."""
+        try:
+            status = json.loads(self.status_file.read_text())
+        except (OSError, ValueError):
+            return {}
+        return status if isinstance(status, dict) else {}
+
+    def write_status(self, status: dict[str, Any]) -> None:
+        """Replace status.json in one step."""
+        draft = self.path / "status.json.new"
+        draft.write_text(json.dumps(status))
+        draft.rename(self.status_file)
+
+    def remove(self) -> None:
+        """Remove the directory of a cluster that has ended."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def list_states() -> list[StateDir]:
+    """Every state directory, running or dead, by name."""
+    try:
+        entries = sorted(state_root().iterdir())
+    except OSError:
+        return []
+    return [StateDir(entry) for entry in entries if (entry / "lock").exists()]
+
+
+def find_state(name: str | None) -> StateDir:
+    """The running cluster of that name; without a name ($NETSIM_CLUSTER first) the only one running.
+
+    Raises NetsimError: none is running, several are, or this one's process has died.
+    """
+    name = name or os.environ.get("NETSIM_CLUSTER")
+    if name:
+        state = StateDir(state_root() / name)
+        if state.is_running():
+            return state
+        if (state.path / "lock").exists():
+            raise NetsimError(
+                f'the process of cluster "{name}" has ended without `netsim down`; its network went with it',
+                where=str(state.path),
+                hint=f"start it again: netsim up {name} (its log is {state.log})",
+            )
+        raise NetsimError(
+            f'no cluster "{name}" is running', hint=f"netsim list shows what runs; netsim up {name} starts it"
+        )
+    running = [state for state in list_states() if state.is_running()]
+    if len(running) == 1:
+        return running[0]
+    if not running:
+        dead = ", ".join(state.name for state in list_states())
+        detail = f" (ended without `netsim down`: {dead})" if dead else ""
+        raise NetsimError(f"no cluster is running{detail}", hint="start one: netsim up")
+    names = ", ".join(state.name for state in running)
+    raise NetsimError(
+        f"several clusters are running: {names}", hint="say which: --cluster NAME or $NETSIM_CLUSTER"
+    )
