@@ -94,18 +94,14 @@ class ControlServer:
                 return
             operation = self._operations.get(name)
             if operation is None:
-                raise UsageError(
-                    f'unknown operation "{name}"', hint="client and cluster process differ in version"
-                )
+                raise UsageError(f'unknown operation "{name}"', hint="client and cluster process differ in version")
             reply, reply_fds = await operation(message)
         except NetsimError as error:
             wire.send(connection, {"error": wire.describe_error(error)})
             return
         except Exception as error:
             log.exception("control operation %s failed", name)
-            wire.send(
-                connection, {"error": {"message": f"{name}: {error!r}", "hint": "the cluster's log has more"}}
-            )
+            wire.send(connection, {"error": {"message": f"{name}: {error!r}", "hint": "the cluster's log has more"}})
             return
         try:
             wire.send(connection, {"ok": reply}, reply_fds)

@@ -42,8 +42,8 @@ class ControlClient:
     ) -> int:
         """Run a command on three file descriptors and wait for it.
 
-        Returns its exit status, negative for the number of the signal that ended it. ``started`` is given a function that
-        sends it a signal.
+        Returns its exit status, negative for the number of the signal that ended it. ``started`` is given a function
+        that sends it a signal.
         """
         with closing(self._connect()) as sock:
             self._exchange(sock, {"op": "exec", "where": where, "argv": list(argv), **options}, list(fds))
@@ -51,9 +51,7 @@ class ControlClient:
                 started(lambda number: wire.send(sock, {"signal": number}))
             received = wire.receive(sock)
             if received is None:
-                raise NetsimError(
-                    "the cluster process ended while the command ran", hint="netsim list shows what runs"
-                )
+                raise NetsimError("the cluster process ended while the command ran", hint="netsim list shows what runs")
             return int(received[0]["exit"])
 
     def _connect(self) -> socket.socket:

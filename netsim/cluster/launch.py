@@ -1,4 +1,5 @@
-"""Starting a cluster process: everything that is done in the machine's own namespaces, before the sandbox is entered."""
+"""Starting a cluster process: everything that is done in the machine's own namespaces, before the sandbox is
+entered."""
 
 import json
 import os
@@ -40,8 +41,8 @@ def launch(
 ) -> tuple[dict[str, Any], int]:
     """Start the cluster process and wait until its cluster is ready.
 
-    Returns its status and the owner's end of the owner pipe (-1 unless ``owned``). Raises NetsimError with the process's
-    own words if it does not come up; nothing is left then.
+    Returns its status and the owner's end of the owner pipe (-1 unless ``owned``). Raises NetsimError with the
+    process's own words if it does not come up; nothing is left then.
     """
     lock_fd = state.lock()
     handed: list[int] = [lock_fd]

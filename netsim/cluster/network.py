@@ -1,10 +1,12 @@
 """The node network, as data: the fabric, the nodes, and the pod network between them.
 
-A packet's way between pods of two nodes (``routes``): pod eth0, node's cni0, node's eth0, fabric0, the other node's eth0,
-cni0, pod: two routers, so its TTL is 62. With ``vxlan`` each node routes it into vxlan0, which carries it in UDP.
+A packet's way between pods of two nodes (``routes``): pod eth0, node's cni0, node's eth0, fabric0, the other node's
+eth0, cni0, pod: two routers, so its TTL is 62. With ``vxlan`` each node routes it into vxlan0, which carries it in
+UDP.
 
 Per node of N this costs one veth pair, a bridge, N-1 routes and (vxlan) N-1 neighbour and forwarding entries. VXLAN
-entries are static, as flannel has them; flooding and learning were not chosen, since a fabric has no multicast to lean on.
+entries are static, as flannel has them; flooding and learning were not chosen, since a fabric has no multicast to lean
+on.
 """
 
 from collections.abc import Iterable

@@ -1,7 +1,7 @@
 """The state directory of a cluster: where it is, who holds it, and what it says.
 
-The lock file is flock'ed by the cluster process for as long as it lives, so "is it running" is answered by the kernel and
-never by a process id that somebody else may have by now.
+The lock file is flock'ed by the cluster process for as long as it lives, so "is it running" is answered by the kernel
+and never by a process id that somebody else may have by now.
 """
 
 import fcntl
@@ -169,6 +169,4 @@ def find_state(name: str | None) -> StateDir:
         detail = f" (ended without `netsim down`: {dead})" if dead else ""
         raise NetsimError(f"no cluster is running{detail}", hint="start one: netsim up")
     names = ", ".join(state.name for state in running)
-    raise NetsimError(
-        f"several clusters are running: {names}", hint="say which: --cluster NAME or $NETSIM_CLUSTER"
-    )
+    raise NetsimError(f"several clusters are running: {names}", hint="say which: --cluster NAME or $NETSIM_CLUSTER")

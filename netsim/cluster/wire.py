@@ -1,8 +1,8 @@
 """The control protocol's messages: JSON and file descriptors over a unix SOCK_SEQPACKET socket.
 
 Why not HTTP: what is asked for here are file descriptors (a socket in a pod's namespace, a process on the caller's own
-terminal), and only a unix socket carries those (SCM_RIGHTS, unix(7)). One packet is one message; a message larger than a
-packet travels in a memfd.
+terminal), and only a unix socket carries those (SCM_RIGHTS, unix(7)). One packet is one message; a message larger than
+a packet travels in a memfd.
 """
 
 import json

@@ -1,8 +1,9 @@
 """Entering a sandbox: the namespaces in which a whole cluster lives and dies.
 
 The caller becomes the parent of a process that is the init of a new PID namespace, with network, mount, UTS and IPC
-namespaces of its own. When that init ends, the kernel kills everything in its PID namespace (pid_namespaces(7)), and with
-the last file descriptor go the network namespaces, their links and rules, and the mounts: nothing has to be cleaned up.
+namespaces of its own. When that init ends, the kernel kills everything in its PID namespace (pid_namespaces(7)), and
+with the last file descriptor go the network namespaces, their links and rules, and the mounts: nothing has to be
+cleaned up.
 
 Without root, a user namespace is made too, in which the caller's own id is mapped to root (user_namespaces(7)).
 """
@@ -55,7 +56,7 @@ def unshare_sandbox() -> None:
         raise FeatureMissing(
             "netns",
             f"cannot make namespaces: {os.strerror(number)}",
-            hint="in a container, give it CAP_SYS_ADMIN (docker run --privileged); `netsim check` lists what is missing",
+            hint="in a container, give it CAP_SYS_ADMIN (docker run --privileged); see `netsim check`",
         )
     if uid != 0:
         _map_to_root(uid, gid)
@@ -77,9 +78,7 @@ def _map_to_root(uid: int, gid: int) -> None:
 
 def mount(source: str, target: str, fstype: str = "", flags: int = 0, data: str = "") -> None:
     """mount(2). Raises KernelError with the kernel's words."""
-    result = _libc.mount(
-        source.encode(), target.encode(), fstype.encode() or None, flags, data.encode() or None
-    )
+    result = _libc.mount(source.encode(), target.encode(), fstype.encode() or None, flags, data.encode() or None)
     if result != 0:
         number = ctypes.get_errno()
         raise KernelError(f"mount {fstype or source} on {target}: {os.strerror(number)}", errno=number)

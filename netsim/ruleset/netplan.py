@@ -98,9 +98,7 @@ class Neighbour:
     mac: str
 
     def __str__(self) -> str:
-        return (
-            f"ip -n {self.netns} neigh replace {self.address} lladdr {self.mac} dev {self.link} nud permanent"
-        )
+        return f"ip -n {self.netns} neigh replace {self.address} lladdr {self.mac} dev {self.link} nud permanent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +111,7 @@ class ForwardingEntry:
     remote: str
 
     def __str__(self) -> str:
-        return (
-            f"bridge -n {self.netns} fdb replace {self.mac} dev {self.link} dst {self.remote} self permanent"
-        )
+        return f"bridge -n {self.netns} fdb replace {self.mac} dev {self.link} dst {self.remote} self permanent"
 
 
 @dataclass(frozen=True, slots=True)
