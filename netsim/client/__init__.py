@@ -1,5 +1,5 @@
-"""The Kubernetes API from Python: one interface, in process or over HTTP; informers and work queues.
+"""The Kubernetes API from Python: transports, the typed-by-Kind Api, informer caches, work queues, events.
 
-Owns transports, Api, Informer, WorkQueue and Controller. May import netsim.model and netsim.kernel. Must never know how the
-API server works, nor mutate an object it handed out.
+Owns one interface that is the same in process and over HTTP. May import netsim.model and, late, aiohttp. Must
+never see the store or the API server, nor mutate an object it was handed: those are shared.
 """

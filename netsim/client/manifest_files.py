@@ -22,17 +22,13 @@ def read_manifests(source: str | Path) -> list[SourceObject]:
         found = parse_manifests(_decode(sys.stdin.buffer.read(), "<stdin>"), "<stdin>")
         return _something(found, "<stdin>", "is anything written into the pipe?")
     if text.startswith(("http://", "https://")):
-        raise UsageError(
-            f"{text}: netsim does not download manifests", hint=f"curl -s {text} | netsim apply -f -"
-        )
+        raise UsageError(f"{text}: netsim does not download manifests", hint=f"curl -s {text} | netsim apply -f -")
     path = Path(source)
     if not path.is_dir():
         return _something(_read_file(path), text, "it is empty or has comments only")
     files = sorted(entry for entry in path.iterdir() if entry.suffix in SUFFIXES and entry.is_file())
     if not files:
-        raise InputError(
-            "no manifests in this directory", where=text, hint=f"files must end in {', '.join(SUFFIXES)}"
-        )
+        raise InputError("no manifests in this directory", where=text, hint=f"files must end in {', '.join(SUFFIXES)}")
     found = [source_object for file in files for source_object in _read_file(file)]
     return _something(found, text, "its files are empty or have comments only")
 
