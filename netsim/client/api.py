@@ -65,9 +65,7 @@ class Api:
         return ObjectList(items, int(body.get("metadata", {}).get("resourceVersion") or 0))
 
     async def create(self, kind: Kind, obj: Object, *, subresource: str | None = None) -> Object:
-        """POST to the collection, or to the object's subresource (``binding``). Conflict of names is ApiError
-        409.
-        """
+        """POST to the collection, or to the object's subresource. A name that is taken is ApiError 409."""
         name = name_of(obj) if subresource else None
         path = kind.path(namespace_of(obj) or None, name, subresource)
         return check_response(await self.transport.request("POST", path, body=obj))  # type: ignore[no-any-return]

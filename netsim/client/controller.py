@@ -1,6 +1,4 @@
-"""The shape of every control loop: informers feed a queue of keys, workers bring the world in line with each
-key.
-"""
+"""The shape of every control loop: informers feed a queue of keys, workers bring the world in line."""
 
 import asyncio
 import logging

@@ -60,9 +60,7 @@ class EventRecorder:
         self._busy = False
 
     def event(self, obj: Object, type: str, reason: str, message: str) -> None:
-        """Record that ``reason`` (UpperCamelCase) happened to ``obj``; ``type`` is Normal or Warning. Never
-        blocks.
-        """
+        """Record that ``reason`` (UpperCamelCase) happened to ``obj``; ``type`` is Normal or Warning."""
         uid = uid_of(obj) or f"{namespace_of(obj)}/{name_of(obj)}"
         message = self._combine((uid, type, reason), message)
         # As in upstream's aggregator, all messages of a combined event are one event.
@@ -82,9 +80,7 @@ class EventRecorder:
             self._wake.set()
 
     async def run(self) -> None:
-        """Write what was recorded until cancelled; an event the API refuses is logged and dropped, as
-        upstream.
-        """
+        """Write what was recorded until cancelled; an event the API refuses is logged and dropped."""
         while True:
             await self._wake.wait()
             self._busy = True

@@ -82,9 +82,7 @@ class WorkQueue(Generic[K]):
         self._schedule(due_s, key)
 
     def retry(self, key: K) -> float:
-        """Have ``key`` processed again after its back-off, which doubles with each failure. Returns it in
-        seconds.
-        """
+        """Have ``key`` processed again after its back-off, which doubles each time; it is returned."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         delay_s = min(self._backoff_base_s * 2.0 ** min(failures, 32), self._backoff_max_s)

@@ -76,9 +76,7 @@ def describe(obj: Mapping[str, Any]) -> str:
 
 
 def get_path(obj: Mapping[str, Any] | None, path: str, default: Any = None) -> Any:
-    """The value at a dotted path (``spec.nodeName``), or ``default`` where something on the way is absent or
-    null.
-    """
+    """The value at a dotted path (``spec.nodeName``), or ``default`` where it is absent or null."""
     value: Any = obj
     for part in path.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
@@ -170,8 +168,7 @@ def is_condition_true(obj: Mapping[str, Any], condition_type: str) -> bool:
 def with_condition(conditions: Iterable[Object], new: Object) -> list[Object]:
     """``conditions`` with ``new`` in the place of the one of its type.
 
-    Keeps the old ``lastTransitionTime`` while the status stays the same, as upstream's SetDeploymentCondition
-    does.
+    Keeps the old ``lastTransitionTime`` while the status stays the same, as upstream does.
     """
     merged: list[Object] = []
     placed = False

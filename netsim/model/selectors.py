@@ -297,9 +297,7 @@ _FIELD_TERM = re.compile(r"([^=!\\,]+)(!=|==|=)((?:[^\\,=]|\\[\\,=])*)")
 
 @lru_cache(maxsize=256)
 def parse_field_selector(text: str) -> FieldSelector:
-    """``spec.nodeName=node-1,status.phase!=Running``; ``\\,``, ``\\=`` and ``\\\\`` escape. Raises ApiError
-    400.
-    """
+    """``spec.nodeName=node-1,status.phase!=Running``; with backslash escapes. Raises ApiError 400."""
     terms = []
     for part in re.findall(r"(?:[^\\,]|\\.|\\$)+", text):  # an empty clause passes, as upstream
         if not part.strip():
