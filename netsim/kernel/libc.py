@@ -105,6 +105,11 @@ def umount(target: str, flags: int = MNT_DETACH) -> None:
     _check(_libc.umount2(os.fsencode(target), flags), f"umount {target}")
 
 
+def pivot_root(new_root: str, put_old: str) -> None:
+    """pivot_root(2). Raises KernelError."""
+    _check(_libc.pivot_root(os.fsencode(new_root), os.fsencode(put_old)), f"pivot_root {new_root}")
+
+
 def set_read_only(target: str, *, recursive: bool) -> None:
     """Make the mount at ``target`` (and all below it) read-only; mount_setattr(2), Linux 5.12. Raises
     KernelError.

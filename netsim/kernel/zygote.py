@@ -1,0 +1,316 @@
+"""The spawner's process: forked early and kept small, it forks every process netsim runs, and reaps it.
+
+It has one thread and one loop. Requests come over a SEQPACKET socket as JSON with descriptors beside them;
+answers go back the same way: ``pid`` when the program has been executed, ``error`` when it could not be,
+``exit`` when it has ended.
+
+What a request's child does before exec happens in the child, so a slow mount never holds up the next
+request; only what must happen before the fork (choosing the PID namespace) happens here.
+"""
+
+import contextlib
+import errno
+import fcntl
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import termios
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from netsim.kernel import container, libc
+from netsim.model.errors import KernelError
+
+MAX_MESSAGE_BYTES = 64 * 1024
+MAX_FDS = 10
+_DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Zygote:
+    """The loop. ``children`` maps pid to request id; a pid that is not there is an orphan we only reap."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self.control = control
+        self.children: dict[int, int] = {}
+        self.pids: dict[int, int] = {}
+        self.starting: dict[int, tuple[int, bytes]] = {}  # status pipe -> request id, what it said so far
+        self.poller = select.epoll()
+        self.running = True
+        self.own_pid_ns = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        self.signals, wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def _stop(self, *_: object) -> None:
+        self.running = False
+
+    def run(self) -> None:
+        """Serve until the other end closes or SIGTERM, then kill what still runs."""
+        self.poller.register(self.control, select.EPOLLIN)
+        self.poller.register(self.signals, select.EPOLLIN)
+        while self.running:
+            for fd, _events in self.poller.poll():
+                if fd == self.control.fileno():
+                    self._take_request()
+                elif fd == self.signals:
+                    self._reap()
+                elif fd in self.starting:  # may have gone since poll: reaping looks there too
+                    self._read_status(fd)
+        for pid in self.children:
+            _kill(pid, signal.SIGKILL, group=True)
+
+    def _answer(self, **answer: Any) -> None:
+        try:
+            self.control.send(json.dumps(answer).encode())
+        except OSError:
+            self.running = False  # nobody is left to tell
+
+    def _take_request(self) -> None:
+        raw, fds, _flags, _address = socket.recv_fds(self.control, MAX_MESSAGE_BYTES, MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+        if not raw:
+            self.running = False
+            return
+        try:
+            request = json.loads(raw)
+            if request["op"] == "kill":
+                pid = self.pids.get(request["id"])
+                if pid is not None:
+                    _kill(pid, request["signal"], group=request["group"])
+                return
+            if request["op"] == "large":  # too big for a message: the text is in a file, the last descriptor
+                size = os.fstat(fds[-1]).st_size
+                request = json.loads(os.pread(fds[-1], size, 0))
+            self._start(request, dict(zip(request["fds"], fds, strict=False)))
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _start(self, request: dict[str, Any], fds: Mapping[str, int]) -> None:
+        number = request["id"]
+        status_read, status_write = os.pipe2(os.O_CLOEXEC)
+        try:
+            pid = self._fork(request, fds)
+        except (KernelError, OSError) as error:
+            os.close(status_read)
+            os.close(status_write)
+            self._answer(id=number, error=str(error), errno=error.errno or 0)
+            return
+        if pid == 0:
+            _child(request, fds, status_write)
+        os.close(status_write)
+        self.children[pid] = number
+        self.pids[number] = pid
+        self.starting[status_read] = (number, b"")
+        self.poller.register(status_read, select.EPOLLIN)
+
+    def _fork(self, request: Mapping[str, Any], fds: Mapping[str, int]) -> int:
+        """Fork into the PID namespace asked for: an existing one, a new one, or ours.
+
+        unshare and setns choose the namespace of the *next* children, so the child is the namespace's init
+        itself: no process in between. Going back to our own before the next fork needs permission there,
+        which is asked for first.
+        """
+        if not request["new_pid"] and "pid" not in fds:
+            return os.fork()
+        try:
+            libc.setns(self.own_pid_ns, libc.CLONE_NEWPID)
+        except KernelError as error:
+            raise KernelError(
+                "cannot make a PID namespace: this process may not come back to its own",
+                errno=error.errno,
+                hint="start the spawner in a PID namespace that belongs to its user namespace",
+            ) from error
+        if "pid" in fds:
+            libc.setns(fds["pid"], libc.CLONE_NEWPID)
+        else:
+            libc.unshare(libc.CLONE_NEWPID)
+        pid = -1
+        try:
+            pid = os.fork()
+            return pid
+        finally:
+            if pid:
+                libc.setns(self.own_pid_ns, libc.CLONE_NEWPID)
+
+    def _read_status(self, fd: int) -> None:
+        """The child says why it could not execute, or its end closes because it has executed."""
+        number, said = self.starting[fd]
+        data = os.read(fd, MAX_MESSAGE_BYTES)
+        if data:
+            self.starting[fd] = (number, said + data)
+            return
+        del self.starting[fd]
+        self.poller.unregister(fd)
+        os.close(fd)
+        if said:
+            self._answer(id=number, **json.loads(said))
+        else:
+            self._answer(id=number, pid=self.pids[number])
+
+    def _reap(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.signals, 4096)
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            number = self.children.get(pid)
+            if number is None:
+                continue
+            for fd in [fd for fd, (owner, _) in self.starting.items() if owner == number]:
+                while fd in self.starting:  # "pid" or "error" goes before "exit"
+                    self._read_status(fd)
+            del self.children[pid], self.pids[number]
+            self._answer(id=number, exit=os.waitstatus_to_exitcode(status))
+
+
+def _kill(pid: int, number: int, *, group: bool) -> None:
+    """Send a signal to a child that has not been reaped, so that its pid is still its own."""
+    with contextlib.suppress(ProcessLookupError):
+        if group:
+            os.killpg(pid, number)
+        else:
+            os.kill(pid, number)
+    if group and number == signal.SIGKILL:
+        # A child that has not yet called setsid has no group of its own.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def serve(control: socket.socket) -> NoReturn:
+    """Be the spawner's process; called in the forked child, never returns."""
+    status = 1
+    try:
+        os.setsid()  # the terminal's signals are for the foreground process, not for us
+        libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGTERM)
+        libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
+        with contextlib.suppress(OSError):
+            _write("/proc/self/comm", b"netsim-spawner")
+        _close_others(control.fileno())
+        gc.disable()  # garbage is next to none, and a collection would touch (copy) pages after every fork
+        gc.freeze()
+        Zygote(control).run()
+        status = 0
+    except BaseException:
+        import traceback  # late: only needed to die with the reason said
+
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def _close_others(keep: int) -> None:
+    """Close what was inherited, such as the lock on the state directory, which must end with the cluster
+    process.
+    """
+    os.closerange(3, keep)
+    os.closerange(keep + 1, 1 << 20)
+
+
+def _write(path: str, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)
+
+
+def _child(request: Mapping[str, Any], fds: Mapping[str, int], status: int) -> NoReturn:
+    """What the forked child does: become what was asked for, or say why not."""
+    failure: dict[str, Any]
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)
+        _prepare(request, fds)
+        if request["op"] == "view":
+            _send_mount_namespace(fds["reply"])
+            os._exit(0)
+        _execute(request["argv"], request["env"])
+    except KernelError as error:
+        failure = {"error": error.message, "errno": error.errno, "hint": error.hint}
+    except OSError as error:
+        words = os.strerror(error.errno or 0)
+        failure = {"error": f"{error.filename}: {words}" if error.filename else words, "errno": error.errno}
+    except Exception as error:  # whatever it is must reach the caller: this process has nobody else to tell
+        failure = {"error": f"{type(error).__name__}: {error}", "errno": 0}
+    with contextlib.suppress(OSError):
+        os.write(status, json.dumps(failure).encode()[:MAX_MESSAGE_BYTES])
+    os._exit(127)
+
+
+def _prepare(request: Mapping[str, Any], fds: Mapping[str, int]) -> None:
+    os.setsid()
+    os.umask(0o022)
+    if "net" in fds:
+        libc.setns(fds["net"], libc.CLONE_NEWNET)  # before the mounts: a sysfs shows the namespace it was mounted in
+    if "uts" in fds:
+        libc.setns(fds["uts"], libc.CLONE_NEWUTS)
+    if "mnt" in fds:
+        libc.setns(fds["mnt"], libc.CLONE_NEWNS)
+    if request["view"] is not None:
+        container.apply_view(container.ContainerView.from_wire(request["view"]), new_proc=request["new_pid"])
+    elif request["new_pid"]:
+        container.apply_proc()
+    for target, name in enumerate(("stdin", "stdout", "stderr")):
+        if name in fds:
+            os.dup2(fds[name], target)
+    if request["tty"]:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    if request["cwd"] is not None:
+        try:
+            os.chdir(request["cwd"])
+        except OSError as error:
+            raise KernelError(
+                f'chdir to cwd ("{request["cwd"]}"): {os.strerror(error.errno or 0).lower()}', errno=error.errno or 0
+            ) from error
+    # Ignored signals survive exec, and Python ignores two for itself.
+    for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+def _send_mount_namespace(reply: int) -> None:
+    with socket.socket(fileno=os.dup(reply)) as sender:
+        fd = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        socket.send_fds(sender, [b"mnt"], [fd])
+
+
+def _execute(argv: list[str], env: Mapping[str, str] | None) -> NoReturn:
+    """execve with the PATH of the new environment; refuses in the words container runtimes use (Go's
+    os/exec).
+    """
+    program = argv[0]
+    environment = os.environ if env is None else env
+    if "/" in program:
+        candidates = [program]
+    else:
+        candidates = [os.path.join(d or ".", program) for d in environment.get("PATH", _DEFAULT_PATH).split(":")]
+    refused = errno.ENOENT
+    for candidate in candidates:
+        try:
+            os.execve(candidate, argv, environment)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                if error.errno != errno.EACCES:
+                    raise _exec_error(candidate, error.errno or 0) from error
+                refused = errno.EACCES
+    raise _exec_error(program, refused)
+
+
+def _exec_error(program: str, number: int) -> KernelError:
+    if number == errno.ENOENT and "/" not in program:
+        words = "executable file not found in $PATH"
+    elif number == errno.ENOEXEC:
+        words = "exec format error"
+    else:
+        words = os.strerror(number).lower()
+    return KernelError(f'exec: "{program}": {words}', errno=number)
