@@ -9,6 +9,7 @@ Fixtures:
     namespace         a namespace of this test's own in ``cluster``, into which the marker's ``manifests`` are applied
     packets           send and sniff in ``cluster``, with scapy (netsim.testing.packets.Packets)
     traffic           TCP, HTTP and UDP in ``cluster`` (netsim.testing.traffic.Traffic)
+    netsim_options    the marker's options, for tests to override
     netsim_cluster    a factory of clusters that belong to this test alone: ``netsim_cluster(nodes=1)``
     netsim_clusters   the session's pool (netsim.testing.pool.ClusterPool), for fixtures of wider scope
 
@@ -47,8 +48,16 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
-def _marker_options(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """The options of all ``netsim`` markers on the test, its class and its module; the nearest wins."""
+@pytest.fixture
+def netsim_options(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The options of all ``netsim`` markers on the test, its class and its module; the nearest wins.
+
+    A fixture, so that tests may override it, for instance to run in every pod network:
+
+        @pytest.fixture(params=["routes", "vxlan"])
+        def netsim_options(request, netsim_options):
+            return {**netsim_options, "pod_network": request.param}
+    """
     options: dict[str, Any] = {"nodes": DEFAULT_NODES}
     for marker in reversed(list(request.node.iter_markers("netsim"))):
         if marker.args:
@@ -79,10 +88,11 @@ def netsim_clusters(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Clust
 
 
 @pytest.fixture
-def cluster(request: pytest.FixtureRequest, netsim_clusters: "ClusterPool") -> Iterator["Cluster"]:
+def cluster(
+    request: pytest.FixtureRequest, netsim_options: dict[str, Any], netsim_clusters: "ClusterPool"
+) -> Iterator["Cluster"]:
     """The cluster that the ``netsim`` marker asks for."""
-    options = _marker_options(request)
-    options.pop("manifests", None)
+    options = {key: value for key, value in netsim_options.items() if key != "manifests"}
     if options.pop("fresh", False):
         with netsim_clusters.start(options) as own:
             _concerns(request, own)
@@ -94,10 +104,15 @@ def cluster(request: pytest.FixtureRequest, netsim_clusters: "ClusterPool") -> I
 
 
 @pytest.fixture
-def namespace(request: pytest.FixtureRequest, cluster: "Cluster", netsim_clusters: "ClusterPool") -> Iterator[str]:
+def namespace(
+    request: pytest.FixtureRequest,
+    netsim_options: dict[str, Any],
+    cluster: "Cluster",
+    netsim_clusters: "ClusterPool",
+) -> Iterator[str]:
     """A namespace of the test's own, with the marker's manifests applied and ready."""
     with netsim_clusters.namespace(cluster) as name:
-        for manifest in _marker_options(request).get("manifests", ()):
+        for manifest in netsim_options.get("manifests", ()):
             source = manifest
             if isinstance(manifest, str | Path):
                 source = request.path.parent / manifest
