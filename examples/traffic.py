@@ -59,12 +59,14 @@ def travel(cluster: Cluster, journey: Journey) -> list[tuple[str, Seen]]:
     with ExitStack() as stack:
         at_client = stack.enter_context(packets.sniffer(journey.client, journey.interface))
         others = [where for where in journey.servers if where != journey.client]
-        at_servers = [stack.enter_context(packets.sniffer(where, journey.interface)) for where in others] or
-        [at_client] reply = traffic.http_get(journey.client, f"http://{journey.address}:{journey.port}/") port =
-        reply.local[1] sent = at_client.first(lambda s: s.is_syn and s.direction == "out" and s.sport == port) answer
-        = at_client.first(lambda s: s.is_syn_ack and s.direction == "in" and s.dport == port) # The server's side may
-        have another source port: masquerading may change it. arrived = [s for sniffer in at_servers for s in
-        sniffer.seen(lambda s: s.is_syn and s.direction == "in")]
+        at_servers = [stack.enter_context(packets.sniffer(where, journey.interface)) for where in others]
+        reply = traffic.http_get(journey.client, f"http://{journey.address}:{journey.port}/")
+        port = reply.local[1]
+        sent = at_client.first(lambda s: s.is_syn and s.direction == "out" and s.sport == port)
+        answer = at_client.first(lambda s: s.is_syn_ack and s.direction == "in" and s.dport == port)
+        # The server's side may have another source port: masquerading may change it.
+        sniffers = at_servers or [at_client]
+        arrived = [s for sniffer in sniffers for s in sniffer.seen(lambda s: s.is_syn and s.direction == "in")]
     return [("client sends", sent), ("server gets", arrived[0]), ("client gets", answer)]
 
 
