@@ -1,0 +1,140 @@
+"""What a proxy is told: upstream's options, and where it runs.
+
+Source: kubernetes pkg/proxy/apis/config/v1alpha1/defaults.go, pkg/proxy/util/localdetector.go, nodeport_addresses.go.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from netsim.model import marks
+from netsim.model.config import ClusterConfig
+from netsim.model.errors import InputError
+from proxy.addresses import choose_cidrs, choose_ips, contains, family_of, is_loopback, is_zero_prefix, parse_cidr
+
+MODES = ("iptables",)
+DETECT_LOCAL_MODES = ("ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix")
+SYNC_PERIOD_S = 30.0  # upstream's syncPeriod
+FULL_SYNC_PERIOD_S = 3600.0  # pkg/proxy/util.FullSyncPeriod
+LARGE_CLUSTER_ENDPOINTS = 1000  # above this, no comments on what there is one of for each endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyConfig:
+    """One proxy's options. Field names are upstream's, in our spelling."""
+
+    mode: str = "iptables"
+    families: tuple[int, ...] = (4,)
+    masquerade_bit: int = marks.MASQUERADE.bit_length() - 1
+    masquerade_all: bool = False
+    detect_local_mode: str = "ClusterCIDR"
+    cluster_cidrs: tuple[str, ...] = ()
+    bridge_interface: str = ""  # of detect_local_mode BridgeInterface
+    interface_name_prefix: str = ""  # of detect_local_mode InterfaceNamePrefix
+    node_port_addresses: tuple[str, ...] = ()  # CIDRs; none: every local address
+    localhost_node_ports: bool = True  # IPv4 only; needs the sysctl route_localnet
+    tcp_be_liberal: bool = False  # nf_conntrack_tcp_be_liberal is set: do not drop INVALID
+    min_sync_period_s: float = 0.0  # least time from the end of one sync to the start of the next
+    sync_period_s: float = SYNC_PERIOD_S  # retry after failure, check for flushed rules
+    full_sync_period_s: float = FULL_SYNC_PERIOD_S
+    large_cluster_endpoints: int = LARGE_CLUSTER_ENDPOINTS
+
+    @property
+    def masquerade_mark(self) -> str:
+        """``0x4000``: upstream's ``%#08x`` of the bit's value is six hex digits."""
+        return f"0x{1 << self.masquerade_bit:x}"
+
+
+def make_proxy_config(config: ClusterConfig) -> ProxyConfig:
+    """The proxies' options in a cluster that netsim made."""
+    pod_cidr = str(config.pod_cidr)
+    # Each sync is a process on each node: with many nodes, changes that trickle in are collected a while, so that
+    # the proxies leave the machine to the pods. Three nodes never wait.
+    pause_s = min(1.0, 0.003 * max(0, len(config.nodes) - 10))
+    return ProxyConfig(
+        mode=config.proxy_mode,
+        families=(family_of(pod_cidr),),
+        cluster_cidrs=(pod_cidr,),
+        min_sync_period_s=pause_s,
+    )
+
+
+def check_proxy_config(config: ProxyConfig) -> ProxyConfig:
+    """``config``, or InputError in upstream's words (pkg/proxy/apis/config/validation/validation.go)."""
+    if config.mode not in MODES:
+        raise InputError(f'mode: "{config.mode}" is not built yet', hint=f"use one of: {', '.join(MODES)}")
+    if config.detect_local_mode not in DETECT_LOCAL_MODES:
+        raise InputError(
+            f'detectLocalMode: "{config.detect_local_mode}" is none', hint=f"one of {', '.join(DETECT_LOCAL_MODES)}"
+        )
+    if not 0 <= config.masquerade_bit <= 31:
+        raise InputError(f"masqueradeBit: {config.masquerade_bit} is not in [0, 31]")
+    for field_name, cidrs in (("clusterCIDR", config.cluster_cidrs), ("nodePortAddresses", config.node_port_addresses)):
+        for cidr in cidrs:
+            if parse_cidr(cidr) is None:
+                raise InputError(f'{field_name}: "{cidr}" is no CIDR', hint="such as 10.244.0.0/16")
+    if config.min_sync_period_s < 0 or config.sync_period_s <= 0:
+        raise InputError("syncPeriod must be greater than 0, minSyncPeriod not less than 0")
+    return config
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """What planning knows of the node it plans for."""
+
+    name: str
+    ips: tuple[str, ...] = ()
+    pod_cidrs: tuple[str, ...] = ()
+    zone: str = ""
+
+    def ip(self, family: int) -> str:
+        """The node's address in a family, or "" when it has none."""
+        return next(iter(choose_ips(self.ips, family)), "")
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyView:
+    """A node and its proxy's options as one address family sees them; what rules are made from."""
+
+    config: ProxyConfig
+    node: NodeView
+    family: int
+    local: str = field(init=False, default="")  # rule words that match traffic from this cluster's pods; "": unknown
+    not_local: str = field(init=False, default="")
+
+    def __post_init__(self) -> None:
+        local, not_local = detect_local(self.config, self.node, self.family)
+        object.__setattr__(self, "local", local)
+        object.__setattr__(self, "not_local", not_local)
+
+    @property
+    def localhost_node_ports(self) -> bool:
+        """NodePorts on 127.0.0.1: IPv4 alone has them, and only if nodePortAddresses leaves loopback in."""
+        addresses = choose_cidrs(self.config.node_port_addresses, 4)
+        within = not addresses or any(contains(cidr, "127.0.0.1") for cidr in addresses)
+        return self.config.localhost_node_ports and self.family == 4 and within
+
+    def node_port_ips(self) -> tuple[str, ...] | None:
+        """The addresses NodePorts answer on, or None for every local address.
+
+        nodePortAddresses is matched against the Node's addresses and loopback, not against the interfaces.
+        """
+        cidrs = choose_cidrs(self.config.node_port_addresses, self.family)
+        if not self.config.node_port_addresses or any(map(is_zero_prefix, cidrs)):
+            return None
+        candidates = (*choose_ips(self.node.ips, self.family), "127.0.0.1" if self.family == 4 else "::1")
+        chosen = (ip for ip in candidates if any(contains(cidr, ip) for cidr in cidrs))
+        return tuple(ip for ip in chosen if not is_loopback(ip) or self.localhost_node_ports)
+
+
+def detect_local(config: ProxyConfig, node: NodeView, family: int) -> tuple[str, str]:
+    """Rule words for "from a pod of this cluster" and "not from one"; both "" when there is no way to tell."""
+    if config.detect_local_mode == "BridgeInterface":
+        return _pair("-i", config.bridge_interface)
+    if config.detect_local_mode == "InterfaceNamePrefix":
+        return _pair("-i", f"{config.interface_name_prefix}+" if config.interface_name_prefix else "")
+    cidrs: Sequence[str] = node.pod_cidrs if config.detect_local_mode == "NodeCIDR" else config.cluster_cidrs
+    return _pair("-s", next(iter(choose_cidrs(cidrs, family)), ""))
+
+
+def _pair(option: str, value: str) -> tuple[str, str]:
+    return (f"{option} {value}", f"! {option} {value}") if value else ("", "")
