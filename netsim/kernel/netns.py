@@ -58,9 +58,7 @@ class Entered:
         if number:
             # Whatever this thread did next would happen in the wrong namespace, perhaps the machine's: stop
             # here.
-            os.write(
-                2, f"netsim: cannot leave network namespace {self._ns.name}: {os.strerror(number)}\n".encode()
-            )
+            os.write(2, f"netsim: cannot leave network namespace {self._ns.name}: {os.strerror(number)}\n".encode())
             os.abort()
         os.close(self._home)
 
@@ -87,9 +85,7 @@ class Netns:
         Raises KernelError. The calling thread stays where it is: a thread made for the purpose ends in the
         new namespace, which also works in a user namespace that may not go back to its network namespace.
         """
-        return cls(
-            name, _in_throwaway_thread(lambda: _make_netns(ipv6), f"cannot make network namespace {name}")
-        )
+        return cls(name, _in_throwaway_thread(lambda: _make_netns(ipv6), f"cannot make network namespace {name}"))
 
     @classmethod
     def open(cls, path: str, name: str = "") -> "Netns":
@@ -99,9 +95,7 @@ class Netns:
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise libc.make_error(
-                "cannot open the network namespace", error.errno or 0, where=path
-            ) from error
+            raise libc.make_error("cannot open the network namespace", error.errno or 0, where=path) from error
         try:
             kind = os.readlink(f"/proc/self/fd/{fd}")
             if not kind.startswith(_NSFS_MAGIC_NAME):

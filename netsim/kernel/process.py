@@ -301,6 +301,7 @@ class Spawner:
                 "new_pid": spec.new_pid,
                 "tty": spec.controlling_tty,
                 "fds": list(fds),
+                "plain": op == "spawn" and _is_plain(spec),
             }
             pending.outputs = outputs or []
             self._pending[pending.id] = pending
@@ -391,6 +392,12 @@ class Spawner:
             for future in (pending.started, pending.exited):
                 if not future.done():
                     future.set_exception(error)
+
+
+def _is_plain(spec: ProcessSpec) -> bool:
+    """True if the zygote can start it without a fork of its own."""
+    special = spec.new_pid or spec.controlling_tty
+    return not special and spec.view is None and spec.pid_fd is None and spec.cwd is None
 
 
 def _memory_file(name: str, data: bytes) -> int:
