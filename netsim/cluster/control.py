@@ -16,7 +16,7 @@ from netsim.cluster import wire
 from netsim.kernel.netns import Netns
 from netsim.kernel.packets import open_packet_socket
 from netsim.kernel.process import Process
-from netsim.model.errors import NetsimError, UsageError
+from netsim.model.errors import NetsimError, TimeoutExpired, UsageError
 from netsim.model.where import Where, parse_where
 
 log = logging.getLogger(__name__)
@@ -116,22 +116,31 @@ class ControlServer:
         where = parse_where(message["where"]) if message.get("where") else None
         process = await self._target.start_process(where, message["argv"], fds, message)
         wire.send(connection, {"ok": {"pid": process.pid}})
-        exit_task = asyncio.ensure_future(process.wait())
+        ending = asyncio.ensure_future(process.wait())
         try:
-            while not exit_task.done():
-                incoming = asyncio.ensure_future(_receive(connection))
-                await asyncio.wait({exit_task, incoming}, return_when=asyncio.FIRST_COMPLETED)
-                if not incoming.done():
-                    incoming.cancel()
-                elif (received := incoming.result()) is None:
-                    process.kill(signal.SIGKILL)  # the caller is gone, so is its terminal
-                    await exit_task
-                    return
-                else:
-                    process.kill(int(received[0]["signal"]))
-            wire.send(connection, {"exit": exit_task.result()})
-        finally:
-            exit_task.cancel()
+            async with asyncio.timeout(message.get("timeout_s")):
+                await self._pass_signals(connection, process, ending)
+            answer: dict[str, Any] = {"exit": ending.result()}
+        except TimeoutError:
+            process.kill(signal.SIGKILL)
+            late = f"{' '.join(message['argv'])}: still running after {message['timeout_s']:g} s, killed"
+            answer = {"error": wire.describe_error(TimeoutExpired(late, where=message.get("where") or ""))}
+        wire.send(connection, answer)
+
+    async def _pass_signals(self, connection: socket.socket, process: Process, ending: "asyncio.Future[int]") -> None:
+        """Until the process ends, send it what the caller sends; kill it when the caller is gone."""
+        while not ending.done():
+            incoming = asyncio.ensure_future(_receive(connection))
+            await asyncio.wait({ending, incoming}, return_when=asyncio.FIRST_COMPLETED)
+            if not incoming.done():
+                incoming.cancel()
+                continue
+            received = incoming.result()
+            if received is None:
+                process.kill(signal.SIGKILL)  # its terminal is gone too
+                await ending
+                return
+            process.kill(int(received[0]["signal"]))
 
     async def _open_socket(self, message: dict[str, Any]) -> Reply:
         netns = self._target.netns_at(parse_where(message["where"]))

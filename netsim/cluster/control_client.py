@@ -52,6 +52,8 @@ class ControlClient:
             received = wire.receive(sock)
             if received is None:
                 raise NetsimError("the cluster process ended while the command ran", hint="netsim list shows what runs")
+            if "error" in received[0]:
+                raise wire.rebuild_error(received[0]["error"])
             return int(received[0]["exit"])
 
     def _connect(self) -> socket.socket:

@@ -1,0 +1,278 @@
+"""The cluster, running: every component in one event loop, wired to one API server.
+
+Start-up, in the order data flows: store and API, fabric, control loops, then nodes join one by one (as a kubelet joins
+a real cluster: the Node object first, its pod CIDR comes from a control loop, its network follows, then it is Ready),
+cluster DNS, and at last the barrier.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from proxy.component import NodeProxy, ProxyComponent
+
+from netsim.apiserver.core import ApiServer
+from netsim.apiserver.http import serve
+from netsim.client.api import Api
+from netsim.client.controller import Component
+from netsim.client.events import EventRecorder
+from netsim.client.informerset import InformerSet
+from netsim.cluster.barrier import Barrier
+from netsim.cluster.control import ControlServer
+from netsim.cluster.daemon import Report
+from netsim.cluster.launch import Launch
+from netsim.cluster.namespaces import NamespaceRegistry
+from netsim.cluster.network import choose_node_addresses, plan_fabric
+from netsim.cluster.node_network import NodeNetwork
+from netsim.cluster.places import Places
+from netsim.cluster.state import StateDir
+from netsim.controllers.manager import make_controllers
+from netsim.dns.component import DnsComponent
+from netsim.dns.manifests import make_manifests
+from netsim.kernel.netns import Netns
+from netsim.kernel.process import Spawner
+from netsim.kubelet.component import KubeletComponent, NodeRuntime
+from netsim.kubelet.responder import Responder
+from netsim.model.clock import SystemClock
+from netsim.model.config import ClusterConfig, parse_config
+from netsim.model.errors import ApiError, NetsimError, not_found
+from netsim.model.kinds import NODE, POD, kind_of
+from netsim.model.names import EXTERNAL, FABRIC
+from netsim.model.where import Where
+from netsim.scheduler.component import SchedulerComponent
+from netsim.store.store import Store
+
+log = logging.getLogger(__name__)
+READY_TIMEOUT_S = 60.0
+
+
+def run_cluster(orders: Launch, state: StateDir, report: Report, spawner: Spawner, responder: Responder) -> None:
+    """The rest of the cluster process' life."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    asyncio.run(Runtime(orders, state, report, spawner, responder).run())
+
+
+class Runtime:
+    """Owns the components and the tasks they run in."""
+
+    def __init__(self, orders: Launch, state: StateDir, report: Report, spawner: Spawner, responder: Responder) -> None:
+        self._orders = orders
+        self._state = state
+        self._report = report
+        self._responder = responder
+        self.config: ClusterConfig = parse_config(orders.config)
+        self._clock = SystemClock()
+        self._stop = asyncio.Event()
+        self._failure: BaseException | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.namespaces = NamespaceRegistry()
+        self.spawner = spawner
+        self.machine_pid = int(state.read_status()["pid"])  # our pid in here is 1
+        self.kubeconfig = state.kubeconfig
+
+    async def run(self) -> None:
+        """Start, tell the launcher, and stay until told to stop. Ends the process when a component fails."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        if self._orders.owner_fd >= 0:
+            loop.add_reader(self._orders.owner_fd, self._stop.set)  # readable: its other end has been closed
+        starting = asyncio.create_task(self._start())
+        stopping = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            await stopping
+        # Nothing is taken apart: when this process, the init of its PID namespace, ends, the kernel does that, and it
+        # does so for every way of ending. A component that failed is the one thing left to say.
+        if self._failure is not None:
+            log.error("a component failed", exc_info=self._failure)
+            if isinstance(self._failure, NetsimError):
+                self._report.error(self._failure)
+            os._exit(1)
+        os._exit(0)
+
+    async def _start(self) -> None:
+        config = self.config
+        server = ApiServer(Store(self._state.path / "store.db"), config, self._clock, pods=_LateLogs(self))
+        self.api = Api(server.transport())
+        self.informers = InformerSet(self.api, self._clock)
+        self._events = EventRecorder(self.api, "netsim", self._clock)
+        self._make_components()
+        self.barrier = Barrier(server.revision, self._stages())
+        self._report.progress("building the fabric")
+        self._build_fabric()
+        front = asyncio.create_task(self._serve(server))
+        for component in self._components:
+            self._run(component.run(), component.name)
+        self._report.progress(f"starting {len(config.nodes)} nodes")
+        await self._start_nodes()
+        if config.dns:
+            self._report.progress("starting cluster DNS")
+            await self._start_dns()
+        self._api_url = await front
+        await self.barrier.wait(READY_TIMEOUT_S)
+        places = Places(self)
+        control = ControlServer(socket.socket(fileno=self._orders.control_fd), places)
+        self._run(control.run(), "control")
+        status = places.status()
+        self._state.write_status(status)
+        self._report.ready(status)
+        log.info("ready: %d nodes", len(config.nodes))
+
+    def _make_components(self) -> None:
+        config = self.config
+        self.dns = DnsComponent(self.informers, config)
+        self.network = NodeNetwork(self.informers.of(NODE), config, self.namespaces, self._network_ready)
+        self.kubelet = KubeletComponent(
+            api=self.api,
+            informers=self.informers,
+            spawner=self.spawner,
+            responder=self._responder,
+            events=self._events,
+            config=config,
+            state_dir=self._state.path,
+            clock=self._clock,
+            publish=self.namespaces.publish,
+            providers=(self.dns,),
+        )
+        self.proxy = ProxyComponent(
+            informers=self.informers, spawner=self.spawner, config=config, clock=self._clock, api=self.api
+        )
+        self.controllers = make_controllers(self.api, self.informers, config, self._clock)
+        self.scheduler = SchedulerComponent(self.api, self.informers, self._clock)
+        self._components: list[Component] = [
+            self.informers,
+            *self.controllers,
+            self.scheduler,
+            self.network,
+            self.kubelet,
+            self.dns,
+            self.proxy,
+        ]
+
+    def _stages(self) -> list[Component]:
+        """The barrier's order: the way a change goes, once through."""
+        return [
+            self.informers,
+            *self.controllers,
+            self.scheduler,
+            self.network,
+            self.kubelet,
+            *self.controllers,
+            self.dns,
+            self.proxy,
+        ]
+
+    def _run(self, coroutine: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(coroutine, name=name)
+        task.add_done_callback(self._task_ended)
+        self._tasks.append(task)
+
+    def _task_ended(self, task: "asyncio.Task[None]") -> None:
+        """A component runs for ever; one that ends has failed, and a cluster without it would lie."""
+        if task.cancelled() or self._stop.is_set():
+            return
+        self._failure = task.exception() or RuntimeError(f"{task.get_name()} ended")
+        self._stop.set()
+
+    def _build_fabric(self) -> None:
+        self.namespaces.publish(FABRIC, Netns.current(FABRIC))
+        self.namespaces.publish(EXTERNAL, Netns.create(EXTERNAL))
+        self.namespaces.apply(plan_fabric(self.config))
+
+    async def _start_nodes(self) -> None:
+        addresses = choose_node_addresses(self.config)
+        for node in self.config.nodes:
+            address = addresses[node.name]
+            netns = self.network.make_node(node.name, address)
+            self.proxy.add_node(NodeProxy(name=node.name, netns=netns, addresses=(address,)))
+            await self.kubelet.add_node(NodeRuntime(node.name, netns, address, node.labels, node.taints, node.max_pods))
+        nodes = self.informers.of(NODE)
+        await _until(
+            lambda: all(_is_ready(nodes.get(None, node.name)) for node in self.config.nodes),
+            "nodes Ready",
+            lambda: ", ".join(n.name for n in self.config.nodes if not _is_ready(nodes.get(None, n.name))),
+        )
+
+    def _network_ready(self, node: str) -> None:
+        self.kubelet.mark_network_ready(node)
+
+    async def _start_dns(self) -> None:
+        for manifest in make_manifests(self.config):
+            kind = kind_of(manifest["apiVersion"], manifest["kind"])
+            if kind is None:
+                raise ApiError(500, "InternalError", f"cluster DNS needs the kind {manifest['kind']}")
+            await self.api.create(kind, manifest)
+        pods = self.informers.of(POD)
+        pods_ready: Callable[[], bool] = lambda: any(
+            _is_ready(pod) for pod in pods.items() if pod["metadata"]["namespace"] == "kube-system"
+        )
+        await _until(pods_ready, "cluster DNS Ready", lambda: str([p.get("status") for p in pods.items()]))
+
+    async def _serve(self, server: ApiServer) -> str:
+        """Put the API on its sockets and write the kubeconfig. Returns the URL of the loopback port."""
+        from netsim.apiserver.certificates import make_certificates, write_kubeconfig
+
+        tcp = socket.socket(fileno=self._orders.tcp_fd)
+        url = f"https://127.0.0.1:{tcp.getsockname()[1]}"
+        tls = await asyncio.to_thread(make_certificates, self._state.path / "pki")
+        write_kubeconfig(self._state.kubeconfig, url, self._state.name, tls)
+        self._front = await serve(
+            server, unix_socket=socket.socket(fileno=self._orders.api_fd), tcp_socket=tcp, tls=tls
+        )
+        return url
+
+    @property
+    def api_url(self) -> str:
+        return self._api_url
+
+    def node_names(self) -> list[str]:
+        return [node.name for node in self.config.nodes]
+
+    def describe_nodes(self) -> list[dict[str, Any]]:
+        """The nodes as ``netsim status`` shows them."""
+        nodes = self.informers.of(NODE)
+        addresses = choose_node_addresses(self.config)
+        return [
+            {
+                "name": name,
+                "address": addresses[name],
+                "podCIDR": (nodes.get(None, name) or {}).get("spec", {}).get("podCIDR", ""),
+                "ready": _is_ready(nodes.get(None, name)),
+            }
+            for name in self.node_names()
+        ]
+
+    def check_pod_exists(self, where: Where) -> None:
+        """Raises ApiError 404 in upstream's words."""
+        if self.informers.of(POD).get(where.namespace, where.name) is None:
+            raise not_found("pods", "", where.name)
+
+
+class _LateLogs:
+    """The API server's way to the kubelet, which is made after it."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runtime.kubelet, name)
+
+
+def _is_ready(obj: dict[str, Any] | None) -> bool:
+    conditions = (obj or {}).get("status", {}).get("conditions") or []
+    return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
+
+
+async def _until(done: Callable[[], bool], what: str, describe: Callable[[], str]) -> None:
+    deadline = asyncio.get_running_loop().time() + READY_TIMEOUT_S
+    while not done():
+        if asyncio.get_running_loop().time() > deadline:
+            raise NetsimError(f"{what}: not within {READY_TIMEOUT_S:g} s; still: {describe()}")
+        await asyncio.sleep(0.002)
