@@ -283,7 +283,8 @@ class Cluster:
         container: str | None = None,
     ) -> ExecResult:
         """Run a command at a place and return what it printed. Raises TimeoutExpired; with ``check`` also on
-        failure.""" content = input.encode() if isinstance(input, str) else input
+        failure."""
+        content = input.encode() if isinstance(input, str) else input
         # Files, not pipes: nothing can fill up, however much is printed before it is read.
         with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
             stdin.write(content)
@@ -302,7 +303,7 @@ class Cluster:
             )
         return result
 
-    def exec_stream(
+    def exec_stream(  # noqa: PLR0913 - a process has that many sides, and all but its streams have defaults
         self,
         where: str | None,
         argv: Sequence[str],
@@ -331,7 +332,8 @@ class Cluster:
 
     def packet_socket(self, where: str, interface: str = "eth0") -> socket.socket:
         """A raw AF_PACKET socket bound to an interface of that place: what it sends and receives are Ethernet
-        frames.""" return self._control.ask_socket("packet-socket", where=str(parse_where(where)), interface=interface)
+        frames."""
+        return self._control.ask_socket("packet-socket", where=str(parse_where(where)), interface=interface)
 
     def interfaces(self, where: str) -> "list[Interface]":
         """The network interfaces of a place."""

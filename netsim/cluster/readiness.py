@@ -65,9 +65,8 @@ def _check_pod(obj: Object) -> NotReady | None:
     if phase == "Succeeded" or (is_pod_ready(obj) and phase == "Running"):
         return None
     if phase == "Failed":
-        return NotReady(
-            obj, f"Failed: {obj['status'].get('message') or obj['status'].get('reason', '')}".rstrip(": "), True
-        )
+        words = obj["status"].get("message") or obj["status"].get("reason") or "a container ended with an error"
+        return NotReady(obj, f"Failed: {words}", final=True)
     for status in obj.get("status", {}).get("containerStatuses") or []:
         waiting = (status.get("state") or {}).get("waiting")
         if waiting:

@@ -43,6 +43,7 @@ from netsim.model.config import ClusterConfig, parse_config
 from netsim.model.errors import ApiError, NetsimError, not_found
 from netsim.model.kinds import NODE, POD, kind_of
 from netsim.model.names import EXTERNAL, FABRIC
+from netsim.model.objects import Object, name_of, namespace_of
 from netsim.model.where import Where
 from netsim.scheduler.component import SchedulerComponent
 from netsim.store.store import Store
@@ -210,10 +211,15 @@ class Runtime:
                 raise ApiError(500, "InternalError", f"cluster DNS needs the kind {manifest['kind']}")
             await self.api.create(kind, manifest)
         pods = self.informers.of(POD)
-        pods_ready: Callable[[], bool] = lambda: any(
-            _is_ready(pod) for pod in pods.items() if pod["metadata"]["namespace"] == "kube-system"
+
+        def dns_pods() -> list[Object]:
+            return [pod for pod in pods.items() if namespace_of(pod) == "kube-system"]
+
+        await _until(
+            lambda: any(_is_ready(pod) for pod in dns_pods()),
+            "cluster DNS Ready",
+            lambda: ", ".join(f"{name_of(pod)}: {pod.get('status')}" for pod in dns_pods()),
         )
-        await _until(pods_ready, "cluster DNS Ready", lambda: str([p.get("status") for p in pods.items()]))
 
     async def _serve(self, server: ApiServer) -> str:
         """Put the API on its sockets and write the kubeconfig. Returns the URL of the loopback port."""

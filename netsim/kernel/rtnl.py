@@ -338,3 +338,12 @@ def del_neighbour(address: str, index: int) -> Message:
     family, packed = wire.parse_ip(address)
     body = wire.NEIGHBOUR.pack(family, index, 0, 0, 0) + attribute(wire.NDA_DST, packed)
     return Message(wire.RTM_DELNEIGH, 0, body, f"ip neighbour delete {address} dev if{index}")
+
+
+def new_forwarding_entry(mac: str, index: int, remote: str) -> Message:
+    """A permanent entry of a VXLAN device's own forwarding database: ``mac`` lives behind ``remote``."""
+    packed = wire.parse_ip(remote)[1]
+    body = wire.NEIGHBOUR.pack(socket.AF_BRIDGE, index, wire.NUD_PERMANENT, wire.NTF_SELF, 0)
+    body += attribute(wire.NDA_LLADDR, wire.parse_mac(mac)) + attribute(wire.NDA_DST, packed)
+    words = f"bridge fdb replace {mac} dev if{index} dst {remote} self permanent"
+    return Message(wire.RTM_NEWNEIGH, wire.NLM_F_CREATE | wire.NLM_F_REPLACE, body, words)
