@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from netsim.apiserver.strategic import merge_key_of
+from netsim.apiserver.schema.tables import TYPES, Field
 from netsim.client.api import Api, check_response
 from netsim.client.transport import STRATEGIC_PATCH
 from netsim.cluster.readiness import NotReady, explain_unready, find_unready
@@ -68,7 +68,7 @@ async def _apply_one(api: Api, kind: Kind, wanted: Object) -> Applied:
         if error.code != 404:
             raise
         return Applied(kind, await _create(api, kind, annotated), "created")
-    patch = plan_patch(_last_applied(live), annotated)
+    patch = plan_patch(_last_applied(live), annotated, kind.kind)
     response = await api.transport.request(
         "PATCH", kind.path(namespace, name), query=STRICT, body=patch, content_type=STRATEGIC_PATCH
     )
@@ -98,29 +98,38 @@ def _last_applied(live: Object) -> Object:
     return previous if isinstance(previous, dict) else {}
 
 
-def plan_patch(previous: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """The strategic merge patch that says ``wanted`` and takes back what only ``previous`` said."""
-    patch: dict[str, Any] = {key: None for key in previous if key not in wanted and key not in ("status",)}
+def plan_patch(previous: Mapping[str, Any], wanted: Mapping[str, Any], type_: str) -> dict[str, Any]:
+    """The strategic merge patch that says ``wanted``, an object of this type, and takes back what only ``previous``
+    said.
+    """
+    patch: dict[str, Any] = {key: None for key in previous if key not in wanted and key != "status"}
+    fields = TYPES.get(type_, {})
     for key, value in wanted.items():
+        field = fields.get(key, _UNKNOWN)
         before = previous.get(key)
         if isinstance(value, Mapping):
-            patch[key] = plan_patch(before if isinstance(before, Mapping) else {}, value)
-        elif isinstance(value, list):
-            patch[key] = _plan_list(key, before if isinstance(before, list) else [], value)
+            inner = field.type if field.shape == "" else "object"
+            patch[key] = plan_patch(before if isinstance(before, Mapping) else {}, value, inner)
+        elif isinstance(value, list) and field.merge_key:
+            patch |= _plan_list(key, before if isinstance(before, list) else [], value, field)
         else:
             patch[key] = value
     return patch
 
 
-def _plan_list(field: str, previous: list[Any], wanted: list[Any]) -> list[Any]:
-    """A list's part of the patch: elements with a merge key are merged one by one, others replace the list."""
-    merge_key = merge_key_of(field)
-    if merge_key is None or not all(isinstance(item, Mapping) and merge_key in item for item in [*previous, *wanted]):
-        return wanted
-    before = {item[merge_key]: item for item in previous}
-    patch = [plan_patch(before.get(item[merge_key], {}), item) for item in wanted]
-    kept = {item[merge_key] for item in wanted}
-    return patch + [{merge_key: key, "$patch": "delete"} for key in before if key not in kept]
+_UNKNOWN = Field("", "object")
+
+
+def _plan_list(name: str, previous: list[Any], wanted: list[Any], field: Field) -> dict[str, Any]:
+    """A list whose elements merge by key: each of them, their order, and deletions. Malformed ones the server refuses."""
+    key = field.merge_key
+    if not all(isinstance(item, Mapping) and key in item for item in [*previous, *wanted]):
+        return {name: wanted}
+    before = {item[key]: item for item in previous}
+    order = [item[key] for item in wanted]
+    changes = [plan_patch(before.get(item[key], {}), item, field.type) for item in wanted]
+    gone: list[dict[str, Any]] = [{str(key): value, "$patch": "delete"} for value in before if value not in order]
+    return {name: changes + gone, f"$setElementOrder/{name}": [{key: value} for value in order]}
 
 
 async def wait_ready(api: Api, objects: Sequence[Object], timeout_s: float) -> None:
