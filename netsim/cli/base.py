@@ -1,0 +1,166 @@
+"""What every command shares: the group, the options, the cluster it talks to."""
+
+import difflib
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from netsim.cluster.handle import Cluster
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(slots=True)
+class State:
+    """What the options before the command said."""
+
+    cluster: str | None = None
+
+    def attach(self, name: str | None = None) -> "Cluster":
+        """The running cluster meant: ``name``, ``--cluster``, $NETSIM_CLUSTER, or the only one. Raises NetsimError."""
+        from netsim.cluster.handle import attach  # 0.2 s, which --help need not take
+
+        return attach(name or self.cluster)
+
+
+class NetsimCommand(click.Command):
+    """A command with examples at the end of its help, and ``--cluster`` after its name as well as before it."""
+
+    def __init__(self, *args: Any, examples: str = "", cluster_option: bool = True, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.examples = examples
+        if cluster_option:
+            self.params.append(
+                click.Option(
+                    ["--cluster"],
+                    metavar="NAME",
+                    expose_value=False,
+                    callback=_set_cluster,
+                    help="The cluster; default: $NETSIM_CLUSTER, else the only one running.",
+                    shell_complete=complete_clusters,
+                )
+            )
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_examples(self.examples, formatter)
+
+
+class NetsimGroup(click.Group):
+    """A group whose commands are imported when needed, and which knows what a mistyped name may mean."""
+
+    def __init__(self, *args: Any, commands_at: Mapping[str, str], examples: str = "", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.commands_at = commands_at
+        self.examples = examples
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands_at)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        found = self.commands_at.get(cmd_name)
+        if found is None:
+            return None
+        module, _, attribute = found.partition(".")
+        command: click.Command = getattr(importlib.import_module(f"netsim.cli.{module}"), attribute)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands_at and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], self.commands_at, n=1)
+            hint = f"did you mean: netsim {near[0]}" if near else "netsim --help lists the commands"
+            from netsim.model.errors import UsageError
+
+            raise UsageError(f'there is no command "{args[0]}"', hint=hint)
+        return super().resolve_command(ctx, args)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_examples(self.examples, formatter)
+
+
+def write_examples(examples: str, formatter: click.HelpFormatter) -> None:
+    """The examples as they are written, not wrapped."""
+    if not examples:
+        return
+    formatter.write_paragraph()
+    formatter.write("Examples:\n")
+    formatter.write("".join(f"  {line.strip()}\n" for line in examples.strip().splitlines()))
+
+
+def _set_cluster(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+    if value:
+        context.ensure_object(State).cluster = value
+
+
+# --- options ---
+
+
+def output_option(*formats: str) -> Callable[[Function], Function]:
+    """``-o``: the first of ``formats`` is not said but meant when there is no ``-o``."""
+    return click.option(
+        "-o", "--output", "output", type=click.Choice(formats), default=None, help="How to print the result."
+    )
+
+
+def namespace_option(function: Function) -> Function:
+    """``-n``: the namespace, ``default`` unless said."""
+    return click.option("-n", "--namespace", metavar="NS", default="default", show_default=True, help="The namespace.")(
+        function
+    )
+
+
+pass_state = click.pass_obj
+
+# --- completion of arguments; silent where no cluster answers, for a shell asks at every key ---
+
+
+def complete_clusters(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Names of running clusters."""
+    from netsim.cluster.state import list_states
+
+    return [state.name for state in list_states() if state.name.startswith(incomplete) and state.is_running()]
+
+
+def complete_kinds(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Kinds, in the plural."""
+    from netsim.model.kinds import KINDS
+
+    return [kind.plural for kind in KINDS if kind.plural.startswith(incomplete)]
+
+
+def complete_names(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Names of the objects of the kind that was typed before."""
+    from netsim.model.errors import NetsimError
+
+    kind = context.params.get("kind") or "pods"
+    try:
+        cluster = State(_typed_cluster(context)).attach()
+        objects = cluster.list(kind, context.params.get("namespace") or "default")
+    except NetsimError:
+        return []
+    return [o["metadata"]["name"] for o in objects if o["metadata"]["name"].startswith(incomplete)]
+
+
+def complete_places(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """WHERE: pods, nodes and the external host."""
+    from netsim.model.errors import NetsimError
+
+    try:
+        cluster = State(_typed_cluster(context)).attach()
+        pods = [p["metadata"] for p in cluster.list("pods")]
+        nodes = [n["metadata"]["name"] for n in cluster.list("nodes")]
+    except NetsimError:
+        return []
+    places = [f"pod/{p['name']}" if p["namespace"] == "default" else f"pod/{p['namespace']}/{p['name']}" for p in pods]
+    places += [f"node/{name}" for name in nodes] + ["host/external"]
+    return [place for place in places if place.startswith(incomplete)]
+
+
+def _typed_cluster(context: click.Context) -> str | None:
+    found = context.find_object(State)
+    return found.cluster if found else (context.parent.params.get("cluster") if context.parent else None)
