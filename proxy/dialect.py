@@ -42,7 +42,7 @@ class Target(Protocol):
         """Write the plan, whole or not at all."""
         ...
 
-    async def is_intact(self, family: int, state: Any) -> bool:
+    async def is_intact(self, view: FamilyView) -> bool:
         """Whether the rules are still there; False when somebody flushed them."""
         ...
 

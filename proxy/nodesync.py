@@ -1,0 +1,198 @@
+"""Keeping one node's rules of one family in step with the service map.
+
+One sync at a time, at once when there is something to do; what changes while it runs is collected for the next.
+Source of the rhythm: kubernetes pkg/proxy/runner/bounded_frequency_runner.go, iptables/proxier.go (full and partial
+sync).
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from netsim.model.clock import Clock
+from netsim.model.errors import NetsimError
+from proxy.config import FamilyView, ProxyConfig
+from proxy.dialect import Dialect, Target
+from proxy.servicemap import Change, Entry, ServicePortName, Snapshot
+from proxy.staleflows import Frontends, plan_frontends
+
+log = logging.getLogger(__name__)
+
+
+class Feed(Protocol):
+    """Where a `NodeSync` gets the service map from."""
+
+    def refresh(self, family: int) -> Snapshot:
+        """The newest snapshot; tells every NodeSync of the family what changed, by `NodeSync.note`."""
+        ...
+
+
+class FlowCleaner(Protocol):
+    """Deletes stale UDP flows on one node."""
+
+    async def clean(self, found: Frontends, node_ips: tuple[str, ...], family: int) -> int: ...
+
+
+class NodeSync:
+    """One node and one family."""
+
+    def __init__(
+        self,
+        feed: Feed,
+        dialect: Dialect,
+        target: Target,
+        cleaner: FlowCleaner,
+        view: Callable[[], FamilyView],
+        clock: Clock,
+        gate: asyncio.Semaphore,
+    ) -> None:
+        self._feed = feed
+        self._dialect = dialect
+        self._target = target
+        self._cleaner = cleaner
+        self._view = view
+        self._clock = clock
+        self._gate = gate
+        self.view = view()
+        self.state: Any = None  # what the node has; None: not known, the next sync is a full one
+        self.generation = -1  # of the map, that the node has
+        self.error: NetsimError | None = None
+        self.syncs = self.full_syncs = self.failures = 0
+        self.last_sync_s = 0.0  # how long the last one took
+        self._pending: dict[ServicePortName, Entry | None] = {}  # changed, with their state before
+        self._wake = asyncio.Event()
+        self._wake.set()
+        self._urgent = asyncio.Event()
+        self._finished = asyncio.Event()  # replaced after each sync
+        self._ended_s = -float("inf")
+        self._full_at_s = 0.0
+
+    @property
+    def _config(self) -> ProxyConfig:
+        return self.view.config
+
+    def note(self, changes: Mapping[ServicePortName, Change]) -> None:
+        """Service ports that changed."""
+        for name, change in changes.items():
+            self._pending.setdefault(name, change.old)
+        self._wake.set()
+
+    def wake(self) -> None:
+        """There may be something to do."""
+        self._wake.set()
+
+    def is_current(self, generation: int) -> bool:
+        """Whether the node has the map of ``generation`` and what it should have of itself."""
+        return self.state is not None and self.generation >= generation and self.view == self._view()
+
+    async def reach(self, generation: int) -> None:
+        """Return when `is_current`, without regard to the least time between syncs.
+
+        Raises the NetsimError of a full sync that failed while this waited.
+        """
+        failures = self.failures
+        while not self.is_current(generation):
+            if self.failures > failures and self.error is not None and not self._wake.is_set():
+                raise self.error
+            finished = self._finished
+            self._urgent.set()
+            self._wake.set()
+            await finished.wait()
+
+    async def run(self) -> None:
+        """Sync whenever there is something to do, until cancelled."""
+        while True:
+            if not await self._wait_for(self._wake, self._idle_s()):
+                await self._check()
+                continue
+            pause_s = self._ended_s + self._config.min_sync_period_s - self._clock.monotonic_s()
+            if pause_s > 0:
+                await self._wait_for(self._urgent, pause_s)
+            async with self._gate:
+                await self._sync()
+
+    def _idle_s(self) -> float:
+        """How long nothing need be done: until the next check for flushed rules, or the next attempt."""
+        return self._config.sync_period_s
+
+    async def _check(self) -> None:
+        """Find out whether someone flushed our rules, or whether it is time for a full sync, and see to it."""
+        due = self._clock.monotonic_s() - self._full_at_s >= self._config.full_sync_period_s
+        if self.state is not None and not due:
+            async with self._gate:
+                if await self._target.is_intact(self.view):
+                    return
+            log.warning("%s: the proxy's rules were flushed by someone else; writing them again", self.view.node.name)
+        self.state = None
+        self._wake.set()
+
+    async def _sync(self) -> None:
+        started_s = self._clock.monotonic_s()
+        self._wake.clear()
+        self._urgent.clear()
+        snapshot = self._feed.refresh(self.view.family)
+        pending, self._pending = self._pending, {}
+        view = self._view()
+        if view != self.view:
+            self.view, self.state = view, None
+        full = self.state is None
+        first = self.generation < 0
+        try:
+            await self._write(snapshot, pending)
+        except NetsimError as error:
+            self._fail(error, pending, full)
+        else:
+            self.generation, self.error = snapshot.generation, None
+            if full:
+                self._full_at_s = started_s
+            await self._clean(snapshot, dict.fromkeys(snapshot.entries) | pending if first else pending)
+        self._ended_s = self._clock.monotonic_s()
+        self.last_sync_s = self._ended_s - started_s
+        finished, self._finished = self._finished, asyncio.Event()
+        finished.set()
+
+    async def _write(self, snapshot: Snapshot, pending: Mapping[ServicePortName, Entry | None]) -> None:
+        family = self.view.family
+        if self.state is None:
+            existing = await self._target.read(family)
+            plan = self._dialect.plan_full(snapshot, self.view, existing)
+            self.full_syncs += 1
+        else:
+            plan = self._dialect.plan_changes(snapshot, pending.keys(), self.state, self.view)
+        if plan.text:
+            self.syncs += 1
+            await self._target.apply(plan)
+        self.state = plan.state
+
+    def _fail(self, error: NetsimError, pending: dict[ServicePortName, Entry | None], full: bool) -> None:
+        """The old rules go on serving. A partial sync is tried again whole and at once, a full one after syncPeriod."""
+        log.error("%s: writing the proxy's rules failed: %s", self.view.node.name, error)
+        self.failures += 1
+        self.error = error
+        self.state = None
+        self._pending = pending | {n: e for n, e in self._pending.items() if n not in pending}
+        if not full:
+            self._wake.set()
+
+    async def _clean(self, snapshot: Snapshot, changed: Mapping[ServicePortName, Entry | None]) -> None:
+        found = plan_frontends(changed, snapshot.entries)
+        if not found:
+            return
+        try:
+            await self._cleaner.clean(found, self.view.node.ips, self.view.family)
+        except NetsimError as error:  # the rules are good; the next change of the service tries again
+            log.error("%s: removing stale UDP flows failed: %s", self.view.node.name, error)
+            self.error = error
+
+    async def _wait_for(self, event: asyncio.Event, seconds: float) -> bool:
+        """Whether the event came within ``seconds`` of the injected clock."""
+        if event.is_set():
+            return True
+        tasks = (asyncio.create_task(event.wait()), asyncio.create_task(self._clock.sleep(seconds)))
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+        return event.is_set()
