@@ -34,6 +34,7 @@ from netsim.ruleset.netplan import (
     Plan,
     Route,
     Sysctl,
+    Up,
     Veth,
     Vxlan,
 )
@@ -77,6 +78,7 @@ def plan_fabric(config: ClusterConfig) -> Plan:
         Address(FABRIC, FABRIC_BRIDGE, f"{nodes[1]}/{nodes.prefixlen}"),
         Veth(FABRIC, FABRIC_EXTERNAL, EXTERNAL, "eth0", derive_mac(str(outside[2])), config.mtu),
         Address(FABRIC, FABRIC_EXTERNAL, f"{outside[1]}/{outside.prefixlen}"),
+        Up(EXTERNAL, "eth0"),
         Address(EXTERNAL, "eth0", f"{outside[2]}/{outside.prefixlen}"),
         Route(EXTERNAL, "default", via=str(outside[1])),
     )
@@ -95,6 +97,7 @@ def plan_node(config: ClusterConfig, node: NodeNet) -> Plan:
             config.mtu,
             FABRIC_BRIDGE,
         ),
+        Up(node.name, "eth0"),
         Address(node.name, "eth0", f"{node.address}/{config.node_cidr.prefixlen}"),
         Route(node.name, "default", via=str(config.node_cidr[1])),
         NftRules(node.name, render_masquerade(config)),

@@ -100,10 +100,10 @@ def _read_interfaces() -> list[dict[str, Any]]:
         return [
             {
                 "name": link.name,
-                "index": link.index,
+                "index": link.ifindex,
                 "mac": link.mac,
                 "mtu": link.mtu,
-                "addresses": [address.cidr for address in addresses if address.index == link.index],
+                "addresses": [address.cidr for address in addresses if address.ifindex == link.ifindex],
             }
             for link in rtnl.links()
         ]

@@ -27,6 +27,7 @@ from netsim.ruleset.netplan import (
     Plan,
     Route,
     Sysctl,
+    Up,
     Veth,
     Vxlan,
 )
@@ -51,7 +52,7 @@ _BATCHED = (Route, Neighbour, ForwardingEntry)
 
 def _apply_batch(netns: Netns, operations: Iterable[Route | Neighbour | ForwardingEntry]) -> None:
     with rtnl.Rtnl(netns) as channel:
-        index = {link.name: link.index for link in channel.links()}
+        index = {link.name: link.ifindex for link in channel.links()}
         messages = []
         for operation in operations:
             if isinstance(operation, Route):
@@ -105,10 +106,13 @@ def _veth(ipr: IPRoute, _netns: Netns, veth: Veth, namespaces: Mapping[str, Netn
         "net_ns_fd": namespaces[veth.peer_netns].fd,
         "address": veth.peer_mac,
         "mtu": veth.mtu,
-        "state": "up",
     }
     master = {"master": _index(ipr, veth.master)} if veth.master else {}
     ipr.link("add", ifname=veth.name, kind="veth", mtu=veth.mtu, state="up", peer=peer, **master)
+
+
+def _up(ipr: IPRoute, _netns: Netns, up: Up, _namespaces: Mapping[str, Netns]) -> None:
+    ipr.link("set", index=_index(ipr, up.link), state="up")
 
 
 def _vxlan(ipr: IPRoute, _netns: Netns, vxlan: Vxlan, _namespaces: Mapping[str, Netns]) -> None:
@@ -143,6 +147,7 @@ def _nft_rules(_ipr: IPRoute, netns: Netns, rules: NftRules, _namespaces: Mappin
 _APPLY: dict[type, Callable[..., Any]] = {
     Bridge: _bridge,
     Veth: _veth,
+    Up: _up,
     Vxlan: _vxlan,
     Address: _address,
     Sysctl: _sysctl,

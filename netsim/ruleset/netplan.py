@@ -22,7 +22,11 @@ class Bridge:
 
 @dataclass(frozen=True, slots=True)
 class Veth:
-    """A veth pair between two namespaces, both ends up; ``master`` is a bridge on this end."""
+    """A veth pair between two namespaces; ``master`` is a bridge on this end, which is up.
+
+    The other end can't be made up in the same step: the kernel opens it before it knows its peer (ENOTCONN, veth_open in
+    drivers/net/veth.c).
+    """
 
     netns: str
     name: str
@@ -36,8 +40,19 @@ class Veth:
         master = f" master {self.master}" if self.master else ""
         return (
             f"ip -n {self.netns} link add {self.name} mtu {self.mtu}{master} up type veth "
-            f"peer {self.peer} netns {self.peer_netns} address {self.peer_mac} mtu {self.mtu} up"
+            f"peer {self.peer} netns {self.peer_netns} address {self.peer_mac} mtu {self.mtu}"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Up:
+    """A link switched on."""
+
+    netns: str
+    link: str
+
+    def __str__(self) -> str:
+        return f"ip -n {self.netns} link set {self.link} up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,5 +152,5 @@ class NftRules:
         return f"ip netns exec {self.netns} nft -f - <<'EOF'\n{self.text}EOF"
 
 
-Operation = Bridge | Veth | Vxlan | Address | Route | Neighbour | ForwardingEntry | Sysctl | NftRules
+Operation = Bridge | Veth | Up | Vxlan | Address | Route | Neighbour | ForwardingEntry | Sysctl | NftRules
 Plan = tuple[Operation, ...]

@@ -27,8 +27,9 @@ def test_fabric_is_a_bridge_and_a_router_to_the_external_host() -> None:
         "ip -n fabric link add fabric0 address 0a:58:ac:12:00:01 mtu 1500 up type bridge",
         "ip -n fabric addr add 172.18.0.1/16 dev fabric0",
         "ip -n fabric link add external0 mtu 1500 up type veth "
-        "peer eth0 netns external address 0a:58:cb:00:71:02 mtu 1500 up",
+        "peer eth0 netns external address 0a:58:cb:00:71:02 mtu 1500",
         "ip -n fabric addr add 203.0.113.1/24 dev external0",
+        "ip -n external link set eth0 up",
         "ip -n external addr add 203.0.113.2/24 dev eth0",
         "ip -n external route replace default via 203.0.113.1",
     ]
