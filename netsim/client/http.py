@@ -48,12 +48,16 @@ class HttpTransport:
         query: Mapping[str, str] = NO_QUERY,
         body: Any = None,
         content_type: str = "application/json",
+        accept: str = "",
     ) -> Response:
+        """As Transport says; ``accept`` asks for another form of the answer (a Table)."""
         import aiohttp  # 150 ms to import: only for those who speak HTTP
 
         session = self._open()
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": content_type} if data is not None else {}
+        if accept:
+            headers["Accept"] = accept
         try:
             async with session.request(
                 method,
