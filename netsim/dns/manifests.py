@@ -12,7 +12,7 @@ DEPLOYMENT_NAME = "coredns"
 LABELS = {"k8s-app": "kube-dns"}
 
 
-def make_dns_objects(config: ClusterConfig) -> list[Object]:
+def make_manifests(config: ClusterConfig) -> list[Object]:
     """The Service at the tenth address of the service network and the Deployment behind it."""
     return [_service(config), _deployment()]
 

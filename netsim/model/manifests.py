@@ -6,6 +6,7 @@ date, ``1e3`` is a number, and mapping keys are strings. Unlike kubectl, a key t
 error: the first value would be lost in silence.
 """
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -21,9 +22,7 @@ from netsim.model.kinds import Kind, kind_of, known_kinds
 # the largest real manifests (bundles of CRDs) have some 100,000 values.
 MAX_VALUES = 2_000_000
 
-_Loader: Any = getattr(
-    yaml, "CSafeLoader", yaml.SafeLoader
-)  # libyaml is ten times faster; not every build has it
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is ten times faster; not every build has it
 _TAG = "tag:yaml.org,2002:"
 _MERGE = _TAG + "merge"
 
@@ -44,9 +43,7 @@ _ManifestLoader.add_implicit_resolver(
 )
 _ManifestLoader.add_implicit_resolver(
     f"{_TAG}float",
-    re.compile(
-        r"([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
-    ),
+    re.compile(r"([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"),
     list("-+.0123456789"),
 )
 
@@ -128,9 +125,7 @@ def _objects(value: Any, node: yaml.Node, file: str) -> list[SourceObject]:
     if not isinstance(metadata, dict):
         problem = "missing" if metadata is None else f"must be an object, not {_type_name(metadata)}"
         at = _line(_descend(node, ["metadata"]))
-        raise InputError(
-            f"metadata: {problem}", where=f"{file}:{at}", hint="every object needs metadata.name"
-        )
+        raise InputError(f"metadata: {problem}", where=f"{file}:{at}", hint="every object needs metadata.name")
     _require_text(metadata, "name", "metadata.name", node, file, value)
     if metadata.get("namespace") is not None and not isinstance(metadata["namespace"], str):
         _require_text(metadata, "namespace", "metadata.namespace", node, file, value)
@@ -143,9 +138,7 @@ def _list_items(value: dict[str, Any], node: yaml.Node, file: str) -> list[Sourc
         at = _line(_descend(node, ["items"]))
         raise InputError(f"items: must be a list, not {_type_name(items)}", where=f"{file}:{at}")
     return [
-        found
-        for index, item in enumerate(items)
-        for found in _objects(item, _descend(node, ["items", index]), file)
+        found for index, item in enumerate(items) for found in _objects(item, _descend(node, ["items", index]), file)
     ]
 
 
@@ -161,9 +154,7 @@ def _require_text(
         kind = whole.get("kind")
         of = f" (kind {kind})" if key == "name" and isinstance(kind, str) else ""
         raise InputError(f"{path}: missing{of}", where=where, hint=f"add {path} to the object")
-    raise InputError(
-        f"{path}: must be a string, not {_type_name(found)}", where=where, hint="put it in quotes"
-    )
+    raise InputError(f"{path}: must be a string, not {_type_name(found)}", where=where, hint="put it in quotes")
 
 
 class _Reader:
@@ -177,7 +168,7 @@ class _Reader:
 
     def compose(self, text: str) -> list[yaml.Node]:
         try:
-            return list(yaml.compose_all(text, Loader=_ManifestLoader))
+            return list(yaml.compose_all(_join_surrogates(text), Loader=_ManifestLoader))
         except yaml.reader.ReaderError as error:
             line = text.count("\n", 0, error.position) + 1
             raise InputError(
@@ -205,9 +196,7 @@ class _Reader:
     def value(self, node: yaml.Node) -> Any:
         self._values += 1
         if self._values > MAX_VALUES:
-            raise self.fail(
-                node, f"more than {MAX_VALUES} values", "its anchors refer to each other too often"
-            )
+            raise self.fail(node, f"more than {MAX_VALUES} values", "its anchors refer to each other too often")
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node)
         if id(node) in self._open:
@@ -235,9 +224,7 @@ class _Reader:
         if isinstance(value, float):
             if not math.isfinite(value):
                 raise self.fail(node, f"{node.value} is no number that JSON knows", "put it in quotes")
-            return (
-                int(value) if value.is_integer() else value
-            )  # Go writes 1.0 as 1, and so sees an integer there
+            return int(value) if value.is_integer() else value  # Go writes 1.0 as 1, and so sees an integer there
         return value
 
     def _mapping(self, node: yaml.Node) -> dict[str, Any]:
@@ -269,6 +256,17 @@ class _Reader:
                 raise self.fail(source, f"<< needs an object, not {_type_name(value)}")
             merged = {**value, **merged}
         return merged
+
+
+def _join_surrogates(text: str) -> str:
+    """``text`` with JSON's pairs of escapes for one character as that character: libyaml refuses them."""
+    if "\\ud" not in text and "\\uD" not in text:
+        return text
+
+    def join(match: re.Match[str]) -> str:
+        return f"{match[1]}{json.loads(chr(34) + match[2] + chr(34))}"
+
+    return re.sub(r"(?<!\\)((?:\\\\)*)(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})", join, text)
 
 
 def _split_path(path: str) -> list[str | int]:
@@ -314,6 +312,4 @@ def _type_name(value: Any) -> str:
         return f"a boolean ({str(value).lower()})"
     if isinstance(value, int | float):
         return f"a number ({value})"
-    return {"str": "text", "list": "a list", "dict": "an object"}.get(
-        type(value).__name__, type(value).__name__
-    )
+    return {"str": "text", "list": "a list", "dict": "an object"}.get(type(value).__name__, type(value).__name__)
