@@ -1,7 +1,7 @@
 """Every cell of destination x policy x endpoints x source x protocol, each against an oracle that knows no rules.
 
-The oracle says what upstream's documentation promises (kubernetes pkg/proxy, the table of outcomes by destination), in
-terms of who talks to whom; the cells are then real connections. The matrix counts itself: a cell nobody ran is a failure.
+The oracle says what upstream promises (kubernetes pkg/proxy, outcomes by destination) in terms of who talks to whom;
+the cells are then real connections. The matrix counts itself: a cell that nobody ran is a failure.
 """
 
 import itertools
