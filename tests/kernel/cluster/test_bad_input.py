@@ -12,7 +12,6 @@ import netsim
 from netsim.cluster.handle import Cluster
 from netsim.model.errors import (
     ApiError,
-    FeatureMissing,
     InputError,
     KernelError,
     NetsimError,
