@@ -1,12 +1,12 @@
 """The iptables dialect's hands on one node."""
 
 import logging
-from pathlib import Path
 
 from netsim.kernel.iptables import Iptables
-from netsim.kernel.netns import Netns, run_in
+from netsim.kernel.netns import Netns
 from netsim.kernel.process import Spawner
-from netsim.model.errors import KernelError
+from netsim.kernel.sysctl import write_sysctl
+from netsim.model.errors import FeatureMissing, KernelError
 from netsim.ruleset.iptables import Tables, parse_save
 from proxy.config import FamilyView, ProxyConfig
 from proxy.dialect import Plan
@@ -14,14 +14,13 @@ from proxy.iptables.plan import check_text
 
 log = logging.getLogger(__name__)
 
-ROUTE_LOCALNET = "net/ipv4/conf/all/route_localnet"
+ROUTE_LOCALNET = "net.ipv4.conf.all.route_localnet"
 # Upstream's conntrack.tcpEstablishedTimeout and tcpCloseWaitTimeout (v1alpha1/defaults.go). nf_conntrack_max is the
 # machine's, not the namespace's, and is left alone.
 CONNTRACK_SYSCTLS = {
-    "net/netfilter/nf_conntrack_tcp_timeout_established": "86400",
-    "net/netfilter/nf_conntrack_tcp_timeout_close_wait": "3600",
+    "net.netfilter.nf_conntrack_tcp_timeout_established": 86400,
+    "net.netfilter.nf_conntrack_tcp_timeout_close_wait": 3600,
 }
-_PROC_SYS = Path("/proc/sys")
 
 
 class IptablesTarget:
@@ -36,7 +35,7 @@ class IptablesTarget:
     async def read(self, family: int) -> Tables:
         """All tables of the family; sets the sysctls when first called."""
         if not self._prepared:
-            await run_in(self._netns, _set_sysctls, self._config)
+            _set_sysctls(self._netns, self._config)
             self._prepared = True
         return parse_save(await self._iptables.save_async(family=family))
 
@@ -55,15 +54,12 @@ class IptablesTarget:
         return True
 
 
-def _set_sysctls(config: ProxyConfig) -> None:
-    """In the namespace of the calling thread. What this kernel does not have is left out. Raises KernelError."""
-    wanted = dict(CONNTRACK_SYSCTLS)
+def _set_sysctls(netns: Netns, config: ProxyConfig) -> None:
+    """Raises KernelError when NodePorts on 127.0.0.1 cannot be had; the timeouts are set where they may be."""
     if config.localhost_node_ports and 4 in config.families:
-        wanted[ROUTE_LOCALNET] = "1"
-    for name, value in wanted.items():
-        path = _PROC_SYS / name
+        write_sysctl(netns, ROUTE_LOCALNET, 1)
+    for name, value in CONNTRACK_SYSCTLS.items():
         try:
-            if path.exists() and path.read_text().strip() != value:
-                path.write_text(value)
-        except OSError as error:
-            raise KernelError(f"cannot set {name} to {value}: {error.strerror}", errno=error.errno or 0) from error
+            write_sysctl(netns, name, value)
+        except (FeatureMissing, KernelError) as error:
+            log.info("%s: %s", netns.name, error)
