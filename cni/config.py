@@ -33,7 +33,7 @@ DEFAULT_DATA_DIR = "/var/lib/cni/networks"
 MAX_BURST_BITS = (1 << 32) * 8  # tbf counts bytes in 32 bits
 # A configuration with none of these and a prevResult belongs to a plugin further down the chain, such as portmap.
 _INTERFACE_KEYS = frozenset(
-    "bridge isGateway isDefaultGateway ipMasq hairpinMode promiscMode mtu vlan ipam forceAddress".split()
+    ("bridge", "isGateway", "isDefaultGateway", "ipMasq", "hairpinMode", "promiscMode", "mtu", "vlan", "ipam")
 )
 
 

@@ -130,7 +130,7 @@ def new_bridge(name: str, *, mac: str = "", mtu: int = 0, up: bool = True, vlan_
     return Message(wire.RTM_NEWLINK, wire.NLM_F_CREATE | wire.NLM_F_EXCL, body, words)
 
 
-def set_link(
+def set_link(  # noqa: PLR0913 - all that can be changed, and all have defaults
     link: LinkRef,
     *,
     up: bool | None = None,
@@ -140,6 +140,7 @@ def set_link(
     name: str = "",
     netns_fd: int | None = None,
     promisc: bool | None = None,
+    alias: str | None = None,
 ) -> Message:
     """Changes what is given. ``master`` 0 takes the link off its bridge; ``name`` renames, which needs the index."""
     if name and not isinstance(link, int):
@@ -164,6 +165,9 @@ def set_link(
     if name:
         body += wire.text(wire.IFLA_IFNAME, name)
         words += f" name {name}"
+    if alias is not None:
+        body += attribute(wire.IFLA_IFALIAS, alias.encode())
+        words += f' alias "{alias}"'
     if netns_fd is not None:
         body += u32(wire.IFLA_NET_NS_FD, netns_fd)
         words += f" netns /proc/self/fd/{netns_fd}"

@@ -21,11 +21,18 @@ class Link(NamedTuple):
     hairpin: bool
     isolated: bool
     vlan_filtering: bool
+    alias: str = ""
+    operstate: int = 0
 
     @property
     def up(self) -> bool:
         """Administratively up."""
         return bool(self.flags & wire.IFF_UP)
+
+    @property
+    def running(self) -> bool:
+        """Up in every sense: it passes packets (RFC 2863)."""
+        return self.operstate == wire.IF_OPER_UP
 
     @property
     def promisc(self) -> bool:
@@ -119,6 +126,8 @@ def parse_link(body: bytes) -> Link:
         hairpin=bool(_number(port, wire.IFLA_BRPORT_MODE)),
         isolated=bool(_number(port, wire.IFLA_BRPORT_ISOLATED)),
         vlan_filtering=bool(_number(data, wire.IFLA_BR_VLAN_FILTERING)),
+        alias=_text(found, wire.IFLA_IFALIAS),
+        operstate=_number(found, wire.IFLA_OPERSTATE),
     )
 
 
