@@ -133,8 +133,8 @@ class _Builder:
         self.upper = upper
         self.root = root
         self.others = others
-        self.layered = False
-        for directory in (upper, root, f"{_SCRATCH}/work"):
+        self.read_only: list[str] = []  # where an overlay was wanted and refused
+        for directory in (upper, root):
             os.mkdir(directory, 0o755)
 
     def mount_root(self, view: ContainerView, sources: list[int]) -> None:
@@ -145,17 +145,56 @@ class _Builder:
         and not to nobody.
         """
         self._skeleton(view, sources)
-        options = f"lowerdir=/,upperdir={self.upper},workdir={_SCRATCH}/work"
         try:
-            libc.mount("overlay", self.root, "overlay", 0, options)
-            self.layered = True
-        except KernelError:  # no overlayfs, or not over this root: features lists it as `overlay`, with what it costs
-            libc.mount("/", self.root, flags=libc.MS_BIND)
-            libc.set_read_only(self.root, recursive=False)
+            self._mount_overlay("/")
+            covered: set[str] = set()
+        except KernelError:
+            covered = self._mount_parts()
         for point in self.others:
-            if os.path.exists(self.root + point):
-                libc.mount(point, self.root + point, flags=libc.MS_BIND | libc.MS_REC)
-                libc.set_read_only(self.root + point, recursive=True)
+            if point not in covered and os.path.exists(self.root + point):
+                self._show_read_only(point)
+
+    def _mount_overlay(self, path: str) -> None:
+        work = f"{_SCRATCH}/work{path}".rstrip("/")
+        os.makedirs(work, exist_ok=True)
+        upper = (self.upper + path).rstrip("/")
+        libc.mount("overlay", self.root + path, "overlay", 0, f"lowerdir={path},upperdir={upper},workdir={work}")
+
+    def _mount_parts(self) -> set[str]:
+        """The root directory by directory, where one overlay over all of it is refused; returns the mounts this shows.
+
+        In a user namespace nothing may be laid over a directory that has a more privileged namespace's mount below it
+        (clone_private_mount, fs/namespace.c). Directories that need no overlay, or get none (a kernel without
+        overlayfs: `features` lists what that costs), are read-only.
+        """
+        libc.mount("tmpfs", self.root, "tmpfs", libc.MS_NODEV, "mode=755")
+        covered: set[str] = set()
+        for name in sorted({*os.listdir("/"), *os.listdir(self.upper)}):
+            path = f"/{name}"
+            if os.path.islink(path):
+                os.symlink(os.readlink(path), self.root + path)
+            elif os.path.isdir(self.upper + path) or os.path.isdir(path):
+                os.mkdir(self.root + path, _mode_of(path))
+                if path not in (*_PRIVATE_TMPFS, *_API_FILESYSTEMS) and os.path.isdir(path):
+                    covered |= self._mount_part(path)
+        return covered
+
+    def _mount_part(self, path: str) -> set[str]:
+        if os.path.isdir(self.upper + path):
+            if not os.access(path, os.R_OK | os.X_OK):
+                return set()  # such as /root without being root: the empty directory that is there now is of more use
+            try:
+                self._mount_overlay(path)
+            except KernelError:
+                self.read_only.append(path)
+            else:
+                return set()
+        self._show_read_only(path)
+        return {point for point in self.others if _lies_in(point, path)}
+
+    def _show_read_only(self, path: str) -> None:
+        libc.mount(path, self.root + path, flags=libc.MS_BIND | libc.MS_REC)
+        libc.set_read_only(self.root + path, recursive=True)
 
     def _skeleton(self, view: ContainerView, sources: list[int]) -> None:
         for path in (*_WRITABLE, *_PRIVATE_TMPFS, *_API_FILESYSTEMS):
@@ -239,11 +278,8 @@ class _Builder:
                 os.makedirs(os.path.dirname(self.root + path), exist_ok=True)
                 os.close(os.open(self.root + path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
         except OSError as error:
-            hint = (
-                ""
-                if self.layered
-                else "this kernel gives no overlay over its root: use a path that exists, or one below /tmp"
-            )
+            refused = any(_lies_in(path, top) for top in self.read_only)
+            hint = "no overlay is possible there: use a path that exists, or one below /tmp" if refused else ""
             raise KernelError(
                 f"cannot make mount point {path}: {os.strerror(error.errno or 0)}", errno=error.errno or 0, hint=hint
             ) from error

@@ -132,7 +132,7 @@ def _probe_mount() -> None:
 def _probe_overlay() -> None:
     for name in ("upper", "work", "root"):
         os.mkdir(f"/tmp/{name}")
-    libc.mount("overlay", "/tmp/root", "overlay", 0, "lowerdir=/,upperdir=/tmp/upper,workdir=/tmp/work")
+    libc.mount("overlay", "/tmp/root", "overlay", 0, "lowerdir=/etc,upperdir=/tmp/upper,workdir=/tmp/work")
 
 
 def _probe_drop_reasons() -> None:

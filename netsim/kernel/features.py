@@ -1,7 +1,7 @@
 """What this machine's kernel and tools can do, and what netsim can't do without each.
 
-The table is data; the looking is done by `feature_probe`, in a process of its own inside throw-away namespaces, so that
-nothing is left and no thread of this process is moved.
+The table is data; the looking is done by `feature_probe`, in a process of its own inside throw-away
+namespaces, so that nothing is left and no thread of this process is moved.
 """
 
 import json
@@ -37,7 +37,9 @@ class Feature:
 
 @dataclass(frozen=True, slots=True)
 class FeatureState:
-    """What was found. ``detail``: a version where present, else why not, in the words of the kernel or the tool."""
+    """What was found. ``detail``: a version where present, else why not, in the words of the kernel or the
+    tool.
+    """
 
     feature: Feature
     present: bool
@@ -121,9 +123,9 @@ FEATURES: tuple[Feature, ...] = (
     Feature("ipv6", "IPv6", "CONFIG_IPV6", "IPv6 and dual stack", "boot without ipv6.disable=1"),
     Feature(
         "overlay",
-        "overlay file systems over the machine's root",
+        "overlay file systems",
         "CONFIG_OVERLAY_FS",
-        "containers that write outside /tmp and /run, and mount points that do not exist",
+        "writing outside /tmp and /run in containers, and mount points that do not exist",
         "modprobe overlay",
     ),
     Feature("tbf", "token bucket filter", "CONFIG_NET_SCH_TBF", "bandwidth limits of pods", "modprobe sch_tbf"),
@@ -171,7 +173,9 @@ _BY_NAME = {feature.name: feature for feature in FEATURES}
 
 
 def probe_features() -> dict[str, FeatureState]:
-    """Look at the machine now; by name, in the table's order. Takes some 150 ms, leaves nothing, needs no root."""
+    """Look at the machine now; by name, in the table's order. Takes some 150 ms, leaves nothing, needs no
+    root.
+    """
     environment = {
         **os.environ,
         "PATH": f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin",
