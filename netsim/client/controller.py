@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 
 CONFLICT_RETRIES = 8
 CONFLICT_DELAY_S = 0.005
+YIELD_EVERY = 8  # keys; requests in process never suspend, so a full queue would keep the loop to itself
 
 
 class Component(Protocol):
@@ -68,7 +69,11 @@ class Controller:
         await self.queue.idle()
 
     async def _work(self) -> None:
+        handled = 0
         while True:
+            handled += 1
+            if handled % YIELD_EVERY == 0:
+                await asyncio.sleep(0)
             key = await self.queue.get()
             try:
                 await self.reconcile(key)

@@ -50,9 +50,9 @@ class GarbageCollector(Controller):
                 return
             metadata = new["metadata"]
             references = metadata.get("ownerReferences")
-            if references and (old is None or references != old["metadata"].get("ownerReferences")):
-                if any(not self._in_cache(namespace_of(new), reference) for reference in references):
-                    self.queue.add((resource, *key_of(new)))
+            changed = references and (old is None or references != old["metadata"].get("ownerReferences"))
+            if changed and not all(self._in_cache(namespace_of(new), reference) for reference in references):
+                self.queue.add((resource, *key_of(new)))
             if metadata.get("deletionTimestamp") and metadata.get("finalizers"):
                 self.queue.add((resource, *key_of(new)))
                 if FOREGROUND in metadata["finalizers"]:

@@ -47,7 +47,7 @@ def address_types(service: Object) -> list[str]:
 
 
 def is_headless(service: Object) -> bool:
-    return service["spec"].get("clusterIP") == "None"
+    return bool(service["spec"].get("clusterIP") == "None")
 
 
 def _container_port(pod: Object, name: str, protocol: str) -> int | None:
