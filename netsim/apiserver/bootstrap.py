@@ -1,0 +1,31 @@
+"""What exists from the start: the system namespaces and the Service of the API itself."""
+
+from typing import Any
+
+from netsim.apiserver.routing import Route
+from netsim.apiserver.state import State
+from netsim.apiserver.writing import create
+from netsim.model.kinds import NAMESPACE, SERVICE
+
+SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
+
+
+def ensure_system_objects(state: State) -> None:
+    """Create what is missing. May be repeated."""
+    for name in SYSTEM_NAMESPACES:
+        if state.store.get(NAMESPACE.resource, "", name) is None:
+            create(state, Route(NAMESPACE), {"metadata": {"name": name}}, {}, [])
+    if state.store.get(SERVICE.resource, "default", "kubernetes") is None:
+        create(state, Route(SERVICE, "default"), _kubernetes_service(state), {}, [])
+
+
+def _kubernetes_service(state: State) -> dict[str, Any]:
+    # Source: kubernetes pkg/controlplane/controller/kubernetesservice/controller.go.
+    labels = {"component": "apiserver", "provider": "kubernetes"}
+    return {
+        "metadata": {"name": "kubernetes", "labels": labels},
+        "spec": {
+            "clusterIP": state.config.api_service_ip,
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443}],
+        },
+    }

@@ -1,0 +1,5 @@
+from netsim.apiserver.strategies.base import Strategy
+
+
+class PodStrategy(Strategy):
+    pass

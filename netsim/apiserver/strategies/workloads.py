@@ -1,0 +1,9 @@
+from netsim.apiserver.strategies.base import Strategy
+
+
+class DeploymentStrategy(Strategy):
+    pass
+
+
+class ReplicaSetStrategy(Strategy):
+    pass
