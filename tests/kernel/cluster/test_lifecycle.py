@@ -229,11 +229,10 @@ AS_NOBODY = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-group
 AS_SOMEBODY = ("unshare", "--user", f"--map-user={NOBODY}", f"--map-group={NOBODY}")
 
 
+@pytest.mark.needs("userns")
 @pytest.mark.usefixtures("nothing_is_left")
 @pytest.mark.parametrize("user", [AS_NOBODY, AS_SOMEBODY], ids=["nobody", "user-namespace"])
 def test_it_works_without_root_where_the_kernel_lets_it(user: tuple[str, ...]) -> None:
-    if Path("/proc/sys/user/max_user_namespaces").read_text().strip() == "0":
-        pytest.skip("userns: user.max_user_namespaces is 0")
     root = Path(__file__).parents[3]
     readable = [*user, "sh", "-c", f"{sys.executable} -c 'import netsim' && test -r {root}/tests/packets/world.py"]
     if subprocess.run(readable, capture_output=True, check=False, cwd="/").returncode != 0:
