@@ -78,7 +78,11 @@ class Walker:
                 yield _fate("ACCEPT", after)
             else:
                 for _verdict, sent in self._chain("nat", "POSTROUTING", after, 0):
-                    yield _fate("ACCEPT", sent)
+                    if chain == "OUTPUT" and self._is_local(sent.destination):
+                        # To itself: over lo, and in again. PREROUTING's nat has nothing to say, the flow is known.
+                        yield from self._filter(replace(sent, interface="lo"))
+                    else:
+                        yield _fate("ACCEPT", sent)
 
     def _chain(self, table: str, chain: str, packet: Packet, depth: int) -> Iterator[_Step]:
         if depth > MAX_DEPTH:
