@@ -1,4 +1,5 @@
 """Stand-ins for images: what answers in a container that has no process.
 
-Owns the responder process and what it says. All of it imports the standard library and model only, because the responder is forked before anything heavy is loaded. Must never run a command by itself.
+Owns what the responder process says. May import the standard library and model only, because the responder is forked
+before anything heavy is loaded. Must never run a command by itself.
 """
