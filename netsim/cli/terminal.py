@@ -112,7 +112,7 @@ def raw_terminal(descriptor: int) -> Iterator[None]:
         return
     before = termios.tcgetattr(descriptor)
     try:
-        tty.setraw(descriptor)
+        tty.setraw(descriptor, termios.TCSADRAIN)  # not TCSAFLUSH: what was typed ahead is for the process
         yield
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)

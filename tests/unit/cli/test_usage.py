@@ -1,0 +1,148 @@
+"""The command line without a cluster: help, wrong usage, exit statuses, and what a failure looks like."""
+
+from pathlib import Path
+
+import click
+import pytest
+
+from netsim.cli import errors
+from netsim.cli.main import cli, run
+from netsim.model.errors import ApiError, KernelError
+
+ALL = sorted(cli.commands_at)  # type: ignore[attr-defined]  # a NetsimGroup, which click's decorator hides
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("NETSIM_STATE_DIR", str(tmp_path))
+    monkeypatch.delenv("NETSIM_CLUSTER", raising=False)
+    monkeypatch.delenv("NETSIM_DEBUG", raising=False)
+    return tmp_path
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--help"]) == 0
+    text = capsys.readouterr().out
+    for name in ALL:
+        assert f"\n  {name} " in text
+    assert run([]) == 0
+    assert capsys.readouterr().out == text
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_command_has_help_with_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([name, "-h"]) == 0
+    text = capsys.readouterr().out
+    assert "Examples:\n" in text
+    assert text.partition("Examples:\n")[2].strip()
+
+
+@pytest.mark.parametrize(
+    ("line", "error", "hint"),
+    [
+        ("gte pods", 'there is no command "gte"', "did you mean: netsim get"),
+        ("frobnicate", 'there is no command "frobnicate"', "netsim --help lists the commands"),
+        ("get", "missing argument 'KIND'", "netsim get --help"),
+        ("get frogs", 'unknown kind "frogs"', "known kinds: namespaces, nodes, pods"),
+        ("get pods -o xml", "'xml' is not one of", "netsim get --help"),
+        ("get pod/a b", "pod/a and another name", "netsim get pod a b"),
+        ("get pods a -l app=b", "a NAME and a selector together", "give one of them"),
+        ("get pods a -A", "a NAME and --all-namespaces together", "-n NS"),
+        ("get pods,services -w", "--watch follows one kind", "--watch"),
+        ("up --nodes 0", "0 is not in the range", "netsim up --help"),
+        ("up --proxy-mode magic", "'--proxy-mode': 'magic' is not", "netsim up --help"),
+        ("up --frob", "no such option", "netsim up --help"),
+        ("down a --all", "NAME and --all together", "netsim down --all"),
+        ("apply", "no manifests", "netsim apply -f FILE"),
+        ("apply -f - -f -", "only one standard input", ""),
+        ("delete", "nothing to delete", "netsim delete KIND NAME"),
+        ("delete pod", "which pod?", "netsim delete pod NAME"),
+        ("delete pod a -f b", "-f and KIND together", "netsim delete -f FILE"),
+        ("describe pod", "which pod?", "netsim describe pod NAME"),
+        ("logs a/b/c", '"a/b/c" is no pod', "NAMESPACE/NAME"),
+        ("exec pod/a", "missing argument 'COMMAND...'", "netsim exec --help"),
+        ("exec a -- ls", '"a" is no place', "pod/[NAMESPACE/]NAME"),
+        ("shell nodes/a", '"nodes/a" is no place', "node/NAME"),
+        ("completion tcsh", "'tcsh' is not one of", "netsim completion --help"),
+    ],
+)
+def test_wrong_usage_is_status_2_with_a_next_step(
+    line: str, error: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(line.split()) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    lines = output.err.splitlines()
+    assert lines[0].startswith("error: ")
+    assert error in lines[0]
+    if hint:
+        assert lines[1].startswith("next: ")
+        assert hint in lines[1]
+
+
+@pytest.mark.parametrize("line", ["status", "get pods", "exec pod/a -- ls", "apply -f web.yaml", "kubeconfig", "down"])
+def test_without_a_cluster_status_1_says_so(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("web.yaml").write_text("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n")
+    assert run(line.split()) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("error: ")
+    assert lines[1].startswith("next: ")
+    assert "netsim up" in lines[1]
+
+
+def test_manifests_are_read_before_a_cluster_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "web.yaml"
+    path.write_text("apiVersion: v1\nkind: Frog\nmetadata: {name: a}\n")
+    assert run(["apply", "-f", str(path)]) == 1
+    assert f'error: {path}:2: unknown kind "Frog"' in capsys.readouterr().err
+
+
+def test_list_without_clusters(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["list"]) == 0
+    assert "netsim up starts one" in capsys.readouterr().err
+    assert run(["list", "-o", "json"]) == 0
+    assert capsys.readouterr().out == "[]\n"
+    assert run(["down", "--all"]) == 0
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_name_the_program(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["completion", shell]) == 0
+    assert "_NETSIM_COMPLETE" in capsys.readouterr().out
+
+
+def test_a_kernel_error_has_its_place_and_next_step(capsys: pytest.CaptureFixture[str]) -> None:
+    error = KernelError("cannot make a link: File exists", where="node-1", hint="netsim down")
+    assert errors.report(error) == 1
+    assert capsys.readouterr().err == "error: node-1: cannot make a link: File exists\nnext: netsim down\n"
+
+
+def test_an_error_without_a_hint_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert errors.report(ApiError(404, "NotFound", 'pods "a" not found')) == 1
+    assert capsys.readouterr().err == 'error: pods "a" not found\n'
+
+
+def test_a_fault_of_ours_is_one_line_and_a_log(no_cluster: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert errors.report(ZeroDivisionError("division by zero")) == 1
+    output = capsys.readouterr().err
+    assert "netsim itself failed: ZeroDivisionError: division by zero" in output
+    assert len(output.splitlines()) == 2
+    assert str(no_cluster / "error.log") in output
+    assert "ZeroDivisionError" in (no_cluster / "error.log").read_text()
+
+
+def test_debugging_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("NETSIM_DEBUG", "1")
+    assert errors.report(ZeroDivisionError("division by zero")) == 1
+    assert "ZeroDivisionError: division by zero" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(KeyboardInterrupt(), 130), (click.Abort(), 130), (BrokenPipeError(), 141), (click.exceptions.Exit(3), 3)],
+)
+def test_interruptions_have_their_own_status(error: BaseException, status: int) -> None:
+    assert errors.report(error) == status
