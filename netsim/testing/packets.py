@@ -22,8 +22,8 @@ from functools import cached_property
 from types import TracebackType
 from typing import Any
 
-from netsim.cluster.handle import Cluster
 from netsim.model.errors import TimeoutExpired, UsageError
+from netsim.testing.places import Places
 
 with warnings.catch_warnings():
     # Scapy names algorithms that the installed cryptography deprecates; a test run with warnings as errors is not to
@@ -118,7 +118,7 @@ class Sniffer:
     When the ``with`` block is entered the socket is open and bound: no packet caused after that is missed.
     """
 
-    def __init__(self, cluster: Cluster, where: str, interface: str = "eth0", *, match: Match | None = None) -> None:
+    def __init__(self, cluster: Places, where: str, interface: str = "eth0", *, match: Match | None = None) -> None:
         self.where = where
         self.interface = interface
         self._cluster = cluster
@@ -223,7 +223,7 @@ class Packets:
     ``host/NAME``.
     """
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Places) -> None:
         self._cluster = cluster
 
     def sniffer(self, where: str, interface: str = "eth0", *, match: Match | None = None) -> Sniffer:

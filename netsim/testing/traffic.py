@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from netsim.cluster.handle import Cluster
 from netsim.model.errors import UsageError
+from netsim.testing.places import Places
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Traffic:
     ``host/NAME``.
     """
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Places) -> None:
         self._cluster = cluster
 
     def connect(
