@@ -22,8 +22,8 @@ class Feature:
     name:     the word for it in messages, in ``netsim check``, in tests and in NETSIM_REQUIRE.
     what:     what it is.
     option:   the kernel option or the package that brings it.
-    costs:    what netsim can't do without it.
-    next:     what to do where it is missing.
+    costs:    what there is not without it.
+    hint:     what to do where it is missing.
     required: nothing works without it.
     """
 
@@ -31,7 +31,7 @@ class Feature:
     what: str
     option: str
     costs: str
-    next: str
+    hint: str
     required: bool = False
 
 
@@ -45,40 +45,60 @@ class FeatureState:
     present: bool
     detail: str = ""
 
+    @property
+    def name(self) -> str:
+        return self.feature.name
+
+    @property
+    def required(self) -> bool:
+        return self.feature.required
+
+    @property
+    def costs(self) -> str:
+        return self.feature.costs
+
+    @property
+    def hint(self) -> str:
+        return self.feature.hint
+
 
 _ROOT = "run as root, or let ordinary users make user namespaces; in a container: --privileged"
 _IPTABLES = "apt install iptables; on a kernel without these modules use --proxy-mode nftables"
 
 FEATURES: tuple[Feature, ...] = (
-    Feature("netns", "network namespaces", "CONFIG_NET_NS", "everything", _ROOT, True),
-    Feature("mount", "mount namespaces", "CONFIG_NAMESPACES", "everything", _ROOT, True),
-    Feature("pidns", "PID namespaces with their own /proc", "CONFIG_PID_NS", "everything", _ROOT, True),
+    Feature("netns", "network namespaces", "CONFIG_NET_NS", "no cluster at all", _ROOT, True),
+    Feature("mount", "mount namespaces", "CONFIG_NAMESPACES", "no cluster at all", _ROOT, True),
+    Feature("pidns", "PID namespaces with their own /proc", "CONFIG_PID_NS", "no cluster at all", _ROOT, True),
     Feature(
         "userns",
         "user namespaces",
         "CONFIG_USER_NS",
-        "running without root",
+        "no clusters without root",
         "run netsim as root, or: sysctl user.max_user_namespaces above 0, kernel.unprivileged_userns_clone=1 (Debian), "
         "kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu)",
     ),
-    Feature("veth", "virtual Ethernet pairs", "CONFIG_VETH", "everything", "modprobe veth", True),
-    Feature("bridge", "bridges", "CONFIG_BRIDGE", "everything", "modprobe bridge", True),
+    Feature("veth", "virtual Ethernet pairs", "CONFIG_VETH", "no cluster at all", "modprobe veth", True),
+    Feature("bridge", "bridges", "CONFIG_BRIDGE", "no cluster at all", "modprobe bridge", True),
     Feature(
         "br_netfilter",
         "netfilter on bridges",
         "CONFIG_BRIDGE_NETFILTER",
-        "Services between pods of one node",
+        "no Services between pods of one node",
         "modprobe br_netfilter",
         True,
     ),
     Feature(
-        "packet", "raw packet sockets", "CONFIG_PACKET", "sending and sniffing packets, capture", "modprobe af_packet"
+        "packet",
+        "raw packet sockets",
+        "CONFIG_PACKET",
+        "no packets sent or sniffed by tests, no capture",
+        "modprobe af_packet",
     ),
     Feature(
         "conntrack",
         "connection tracking over netlink",
         "CONFIG_NF_CT_NETLINK",
-        "Services",
+        "no Services",
         "modprobe nf_conntrack_netlink",
         True,
     ),
@@ -86,7 +106,7 @@ FEATURES: tuple[Feature, ...] = (
         "nft",
         "nf_tables, and libnftables",
         "CONFIG_NF_TABLES",
-        "the node network's masquerading, proxy mode nftables",
+        "no masquerading of pods on their way out, no proxy mode nftables",
         "apt install libnftables1; modprobe nf_tables",
         True,
     ),
@@ -94,79 +114,93 @@ FEATURES: tuple[Feature, ...] = (
         "iptables-nft",
         "iptables over nf_tables, with what kube-proxy's rules use",
         "CONFIG_NFT_COMPAT",
-        "proxy mode iptables, unless iptables-legacy is there",
+        "no proxy mode iptables, unless iptables-legacy is there",
         _IPTABLES,
     ),
     Feature(
         "iptables-legacy",
         "the older iptables, with what kube-proxy's rules use",
         "CONFIG_IP_NF_IPTABLES_LEGACY",
-        "proxy mode iptables where iptables-nft is missing",
+        "no proxy mode iptables, unless iptables-nft is there",
         _IPTABLES,
     ),
-    Feature("ipset", "sets of addresses", "CONFIG_IP_SET", "proxy mode ipvs", "apt install ipset; modprobe ip_set"),
+    Feature("ipset", "sets of addresses", "CONFIG_IP_SET", "no proxy mode ipvs", "apt install ipset; modprobe ip_set"),
     Feature(
         "ipvs",
         "the kernel's load balancer",
         "CONFIG_IP_VS",
-        "proxy mode ipvs",
+        "no proxy mode ipvs",
         "modprobe ip_vs; other proxy modes need it not",
     ),
-    Feature("dummy", "dummy interfaces", "CONFIG_DUMMY", "proxy mode ipvs", "modprobe dummy"),
+    Feature("dummy", "dummy interfaces", "CONFIG_DUMMY", "no proxy mode ipvs", "modprobe dummy"),
     Feature(
         "vxlan",
         "VXLAN tunnels",
         "CONFIG_VXLAN",
-        "--pod-network vxlan",
+        "no --pod-network vxlan",
         "modprobe vxlan; --pod-network routes needs it not",
     ),
-    Feature("ipv6", "IPv6", "CONFIG_IPV6", "IPv6 and dual stack", "boot without ipv6.disable=1"),
+    Feature("ipv6", "IPv6", "CONFIG_IPV6", "no IPv6, no dual stack", "boot without ipv6.disable=1"),
     Feature(
         "overlay",
         "overlay file systems",
         "CONFIG_OVERLAY_FS",
-        "writing outside /tmp and /run in containers, and mount points that do not exist",
+        "containers can write to /tmp and /run only, and mount volumes only at paths the machine has",
         "modprobe overlay",
     ),
-    Feature("tbf", "token bucket filter", "CONFIG_NET_SCH_TBF", "bandwidth limits of pods", "modprobe sch_tbf"),
     Feature(
-        "ifb", "intermediate functional block", "CONFIG_IFB", "bandwidth limits of what pods receive", "modprobe ifb"
+        "tbf", "token bucket filter", "CONFIG_NET_SCH_TBF", "no bandwidth limits for what pods send", "modprobe sch_tbf"
     ),
     Feature(
-        "netem", "network emulation", "CONFIG_NET_SCH_NETEM", "faults: delay, loss, reordering", "modprobe sch_netem"
+        "ifb",
+        "intermediate functional block",
+        "CONFIG_IFB",
+        "no bandwidth limits for what pods receive",
+        "modprobe ifb",
     ),
-    Feature("sctp", "SCTP", "CONFIG_IP_SCTP", "Services and ports with protocol SCTP", "modprobe sctp"),
+    Feature(
+        "netem",
+        "network emulation",
+        "CONFIG_NET_SCH_NETEM",
+        "no faults such as delay, loss and reordering",
+        "modprobe sch_netem",
+    ),
+    Feature("sctp", "SCTP", "CONFIG_IP_SCTP", "no ports with protocol SCTP", "modprobe sctp"),
     Feature(
         "nft_trace",
         "rule tracing of nf_tables",
         "CONFIG_NF_TABLES",
-        "rules in netsim trace",
+        "no rules in netsim trace",
         "apt install libnftables1; modprobe nf_tables",
     ),
     Feature(
         "drop_reasons",
         "drop reasons in tracefs",
         "CONFIG_TRACEPOINTS",
-        "why the kernel dropped a packet, in netsim trace",
+        "no reason for a drop in netsim trace",
         "run as root, with tracefs",
     ),
-    Feature("command:ip", "the command ip", "iproute2", "netsim dump's links and routes", "apt install iproute2"),
-    Feature("command:nft", "the command nft", "nftables", "looking at rules in netsim shell", "apt install nftables"),
+    Feature(
+        "command:ip", "the command ip", "iproute2", "no links and routes in the dump on failure", "apt install iproute2"
+    ),
+    Feature(
+        "command:nft", "the command nft", "nftables", "no looking at rules in netsim shell", "apt install nftables"
+    ),
     Feature(
         "command:iptables-restore",
         "the command iptables-restore",
         "iptables",
-        "proxy mode iptables",
+        "no proxy mode iptables",
         "apt install iptables",
     ),
     Feature(
         "command:conntrack",
         "the command conntrack",
         "conntrack",
-        "looking at flows in netsim shell",
+        "no looking at flows in netsim shell",
         "apt install conntrack",
     ),
-    Feature("command:curl", "the command curl", "curl", "curl in pods", "apt install curl"),
+    Feature("command:curl", "the command curl", "curl", "no curl in pods", "apt install curl"),
 )
 
 _BY_NAME = {feature.name: feature for feature in FEATURES}
@@ -204,6 +238,11 @@ def probe_features() -> dict[str, FeatureState]:
     return states
 
 
+def read_features() -> list[FeatureState]:
+    """As `probe_features`, as a list in the table's order."""
+    return list(probe_features().values())
+
+
 def find_feature(name: str) -> Feature:
     """The feature of that name. Raises KeyError."""
     return _BY_NAME[name]
@@ -214,6 +253,6 @@ def missing(state: FeatureState) -> FeatureMissing:
     feature = state.feature
     return FeatureMissing(
         feature.name,
-        f"{feature.what} ({feature.option}) missing: {state.detail}; without it: no {feature.costs}",
-        hint=feature.next,
+        f"{feature.what} ({feature.option}) missing: {state.detail}; without it: {feature.costs}",
+        hint=feature.hint,
     )
