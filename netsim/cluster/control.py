@@ -131,7 +131,8 @@ class ControlServer:
         """Until the process ends, send it what the caller sends; kill it when the caller is gone."""
         while not ending.done():
             incoming = asyncio.ensure_future(_receive(connection))
-            await asyncio.wait({ending, incoming}, return_when=asyncio.FIRST_COMPLETED)
+            waited_for: set[asyncio.Future[Any]] = {ending, incoming}
+            await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
             if not incoming.done():
                 incoming.cancel()
                 continue

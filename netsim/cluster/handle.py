@@ -4,8 +4,9 @@ The handle is synchronous and may be used from any thread. What it does to objec
 sockets and dumps come from the control socket.
 """
 
+import builtins
 import os
-import socket
+import socket as sockets  # the handle's own method is called socket
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -289,7 +290,7 @@ class Cluster:
         with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
             stdin.write(content)
             stdin.seek(0)
-            options = {} if timeout_s is None else {"timeout_s": timeout_s}
+            options: dict[str, Any] = {} if timeout_s is None else {"timeout_s": timeout_s}
             fds = [stdin.fileno(), stdout.fileno(), stderr.fileno()]
             returncode = self._control.exec(str(parse_where(where)), argv, fds, container=container, **options)
             stdout.seek(0)
@@ -323,19 +324,19 @@ class Cluster:
         )
 
     def socket(
-        self, where: str, family: int = socket.AF_INET, type: int = socket.SOCK_STREAM, proto: int = 0
-    ) -> socket.socket:
+        self, where: str, family: int = sockets.AF_INET, type: int = sockets.SOCK_STREAM, proto: int = 0
+    ) -> sockets.socket:
         """An ordinary Python socket that lives at that place: connect, bind and listen as if run there."""
         return self._control.ask_socket(
             "socket", where=str(parse_where(where)), family=int(family), type=int(type), proto=int(proto)
         )
 
-    def packet_socket(self, where: str, interface: str = "eth0") -> socket.socket:
+    def packet_socket(self, where: str, interface: str = "eth0") -> sockets.socket:
         """A raw AF_PACKET socket bound to an interface of that place: what it sends and receives are Ethernet
         frames."""
         return self._control.ask_socket("packet-socket", where=str(parse_where(where)), interface=interface)
 
-    def interfaces(self, where: str) -> "list[Interface]":
+    def interfaces(self, where: str) -> builtins.list[Interface]:
         """The network interfaces of a place."""
         reply = self._control.ask("interfaces", where=str(parse_where(where)))
         return [

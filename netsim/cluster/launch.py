@@ -52,7 +52,8 @@ def launch(
         report_read, report_write = os.pipe2(os.O_CLOEXEC)
         owner_read, owner_write = os.pipe2(os.O_CLOEXEC) if owned else (-1, -1)
         handed += [report_write] + ([owner_read] if owned else [])
-        plan = Launch(str(state.path), config, lock_fd, *handed[1:4], report_write, owner_read)
+        api_fd, tcp_fd, control_fd = handed[1:4]
+        plan = Launch(str(state.path), config, lock_fd, api_fd, tcp_fd, control_fd, report_write, owner_read)
         process = _start(plan, handed, state.log)
     finally:
         for descriptor in handed:

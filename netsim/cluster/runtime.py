@@ -14,8 +14,6 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from proxy.component import NodeProxy, ProxyComponent
-
 from netsim.apiserver.core import ApiServer
 from netsim.apiserver.http import serve
 from netsim.client.api import Api
@@ -45,8 +43,9 @@ from netsim.model.kinds import NODE, POD, kind_of
 from netsim.model.names import EXTERNAL, FABRIC
 from netsim.model.objects import Object, name_of, namespace_of
 from netsim.model.where import Where
-from netsim.scheduler.component import SchedulerComponent
+from netsim.scheduler.component import Scheduler
 from netsim.store.store import Store
+from proxy.component import NodeProxy, ProxyComponent
 
 log = logging.getLogger(__name__)
 READY_TIMEOUT_S = 60.0
@@ -100,11 +99,12 @@ class Runtime:
 
     async def _start(self) -> None:
         config = self.config
-        server = ApiServer(Store(self._state.path / "store.db"), config, self._clock, pods=_LateLogs(self))
+        server = ApiServer(Store(self._state.path / "store.db"), config, self._clock)
         self.api = Api(server.transport())
         self.informers = InformerSet(self.api, self._clock)
-        self._events = EventRecorder(self.api, "netsim", self._clock)
+        self._events = EventRecorder(self.api, "kubelet", clock=self._clock)
         self._make_components()
+        server.set_pods(self.kubelet)
         self.barrier = Barrier(server.revision, self._stages())
         self._report.progress("building the fabric")
         self._build_fabric()
@@ -145,10 +145,13 @@ class Runtime:
         self.proxy = ProxyComponent(
             informers=self.informers, spawner=self.spawner, config=config, clock=self._clock, api=self.api
         )
+        scheduler_events = EventRecorder(self.api, "default-scheduler", clock=self._clock)
         self.controllers = make_controllers(self.api, self.informers, config, self._clock)
-        self.scheduler = SchedulerComponent(self.api, self.informers, self._clock)
+        self.scheduler = Scheduler(self.api, self.informers, scheduler_events, self._clock)
         self._components: list[Component] = [
             self.informers,
+            self._events,
+            scheduler_events,
             *self.controllers,
             self.scheduler,
             self.network,
@@ -259,16 +262,6 @@ class Runtime:
         """Raises ApiError 404 in upstream's words."""
         if self.informers.of(POD).get(where.namespace, where.name) is None:
             raise not_found("pods", "", where.name)
-
-
-class _LateLogs:
-    """The API server's way to the kubelet, which is made after it."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._runtime.kubelet, name)
 
 
 def _is_ready(obj: dict[str, Any] | None) -> bool:

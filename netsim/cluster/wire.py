@@ -54,7 +54,7 @@ _EXIT_STATUS = {
 
 def describe_error(error: NetsimError) -> dict[str, Any]:
     """An error as a message carries it."""
-    described = {
+    described: dict[str, Any] = {
         "type": type(error).__name__,
         "message": error.message,
         "where": error.where,
