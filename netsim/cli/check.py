@@ -22,33 +22,40 @@ def check(output: str | None) -> int:
     """
     from netsim.kernel.features import read_features  # tries things out: 0.1 s
 
-    features = read_features()
-    missing = [feature for feature in features if not feature.present]
-    needed = [feature for feature in missing if feature.required]
+    states = read_features()
+    missing = [state for state in states if not state.present]
+    needed = [state for state in missing if state.required]
     if output == "json":
         print_json(
             [
                 {
-                    "name": feature.name,
-                    "present": feature.present,
-                    "required": feature.required,
-                    "detail": feature.detail,
-                    "costs": feature.costs,
-                    "hint": feature.hint,
+                    "name": state.name,
+                    "what": state.feature.what,
+                    "option": state.feature.option,
+                    "present": state.present,
+                    "required": state.required,
+                    "detail": state.detail,
+                    "costs": state.costs,
+                    "hint": state.hint,
                 }
-                for feature in features
+                for state in states
             ]
         )
         return 1 if needed else 0
-    rows = [[f.name, "yes" if f.present else "NO" if f.required else "no", f.detail or "-"] for f in features]
-    print_table(("FEATURE", "HERE", "DETAIL"), rows)
-    for feature in missing:
-        click.echo(f"\n{feature.name}: {'required: ' if feature.required else 'without it: '}{feature.costs}")
-        if feature.hint:
-            click.echo(f"  next: {feature.hint}")
+    rows = [[s.name, _word(s.present, s.required), s.feature.what, s.detail or "-"] for s in states]
+    print_table(("FEATURE", "HERE", "WHAT", "DETAIL"), rows)
+    if missing:
+        click.echo("\nmissing:")
+    for state in missing:
+        click.echo(f"  {state.name} ({state.feature.option}): {state.costs}")
+        click.echo(f"    next: {state.hint}")
     click.echo()
     if needed:
-        click.echo(f"no cluster runs here: {', '.join(f.name for f in needed)} missing")
+        click.echo(f"no cluster runs here: {', '.join(s.name for s in needed)} missing")
         return 1
-    click.echo("clusters run here" + (f"; {len(missing)} features are missing" if missing else ""))
+    click.echo("clusters run here" + (f", without what the {len(missing)} missing features cost" if missing else ""))
     return 0
+
+
+def _word(present: bool, required: bool) -> str:
+    return "yes" if present else "NO, required" if required else "no"
