@@ -19,7 +19,8 @@ from netsim.client.transport import NO_QUERY, Response, Transport, WatchStream
 from netsim.model.clock import Clock
 from netsim.model.config import ClusterConfig
 from netsim.model.errors import ApiError
-from netsim.store.store import Record, Store, encode
+from netsim.store.log import encode
+from netsim.store.store import Record, Store
 
 Object = dict[str, Any]
 _BODY_VERBS = frozenset({"POST", "PUT", "PATCH"})

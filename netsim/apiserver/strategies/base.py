@@ -4,10 +4,11 @@
 (RESTCreateStrategy, RESTUpdateStrategy, RESTGracefulDeleteStrategy).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from netsim.apiserver.ages import age
 from netsim.apiserver.causes import Causes
 from netsim.apiserver.names import dns_subdomain
 from netsim.model.kinds import Kind
@@ -107,12 +108,4 @@ class Strategy:
 
     def row(self, obj: Object, now_s: float) -> list[Any]:
         """The cells of ``columns``."""
-        from netsim.apiserver.tables import age  # here, because tables needs Column from this module
-
         return [obj["metadata"]["name"], age(obj["metadata"].get("creationTimestamp"), now_s)]
-
-
-def put_default(obj: Mapping[str, Any], field: str, value: Any) -> None:
-    """Set a field that is not there."""
-    if field not in obj:
-        obj[field] = value  # type: ignore[index]

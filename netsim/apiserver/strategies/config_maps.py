@@ -6,9 +6,9 @@ Source: kubernetes ``pkg/apis/core/validation/validation.go`` (ValidateConfigMap
 import re
 from typing import Any
 
+from netsim.apiserver.ages import age
 from netsim.apiserver.causes import Causes
 from netsim.apiserver.strategies.base import AGE, NAME, Column, Object, Strategy
-from netsim.apiserver.tables import age
 
 _MAX_BYTES = 1024 * 1024
 _KEY = re.compile(r"[-._a-zA-Z0-9]+")

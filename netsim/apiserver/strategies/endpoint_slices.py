@@ -8,10 +8,10 @@ import re
 from ipaddress import ip_address
 from typing import Any
 
+from netsim.apiserver.ages import NONE, age
 from netsim.apiserver.causes import Causes
 from netsim.apiserver.names import dns_label, dns_subdomain
 from netsim.apiserver.strategies.base import AGE, NAME, Column, Object, Strategy
-from netsim.apiserver.tables import NONE, age
 
 _ADDRESS_TYPES = ("FQDN", "IPv4", "IPv6")
 _PROTOCOLS = ("TCP", "UDP", "SCTP")

@@ -6,9 +6,9 @@ Source: kubernetes ``pkg/registry/core/event/strategy.go``, ``pkg/apis/core/vali
 
 from typing import Any
 
+from netsim.apiserver.ages import UNKNOWN, age
 from netsim.apiserver.causes import Causes
 from netsim.apiserver.strategies.base import Column, Object, Strategy
-from netsim.apiserver.tables import UNKNOWN, age
 
 _REFERENCE = ("kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath")
 

@@ -6,10 +6,10 @@ Source: kubernetes ``pkg/registry/core/namespace/strategy.go`` and ``.../storage
 
 from typing import Any
 
+from netsim.apiserver.ages import age
 from netsim.apiserver.names import dns_label
 from netsim.apiserver.refusals import forbidden
 from netsim.apiserver.strategies.base import AGE, NAME, Column, Object, Strategy
-from netsim.apiserver.tables import age
 
 _IMMORTAL = frozenset({"default", "kube-system", "kube-public"})
 _NAME_LABEL = "kubernetes.io/metadata.name"

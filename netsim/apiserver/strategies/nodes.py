@@ -7,10 +7,10 @@ Source: kubernetes ``pkg/registry/core/node/strategy.go``, ``pkg/apis/core/valid
 from ipaddress import ip_network
 from typing import Any
 
+from netsim.apiserver.ages import NONE, UNKNOWN, age
 from netsim.apiserver.causes import Causes
 from netsim.apiserver.names import label_value, qualified_name
 from netsim.apiserver.strategies.base import AGE, NAME, Column, Object, Strategy
-from netsim.apiserver.tables import NONE, UNKNOWN, age
 from netsim.model.objects import get_condition
 
 _EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
