@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 from cni.plugin import Plugin
-
 from netsim.client.api import Api
 from netsim.client.events import EventRecorder
 from netsim.client.informerset import InformerSet
@@ -193,7 +192,8 @@ class KubeletComponent:
     def netns_of(self, namespace: str, pod: str) -> Netns | None:
         """The network namespace of a pod that has one."""
         worker = self._workers.get((namespace, pod))
-        return worker.sandbox.netns if worker is not None and worker.sandbox is not None else None
+        sandbox = worker.containers.sandbox if worker is not None else None
+        return sandbox.netns if sandbox is not None else None
 
     def _need(self, namespace: str, pod: str) -> PodWorker:
         worker = self._workers.get((namespace, pod))
@@ -221,7 +221,7 @@ class KubeletComponent:
         Raises ApiError (no such pod or container, not running), KernelError (no such command).
         """
         worker = self._need(namespace, pod)
-        return await worker.exec(container, argv, (stdin, stdout, stderr), env or {}, tty)
+        return await worker.containers.exec(container, argv, (stdin, stdout, stderr), env or {}, tty)
 
     async def read_log(
         self,
@@ -238,7 +238,7 @@ class KubeletComponent:
         if container is None and len(names) > 1 and not _default_container(worker.pod):
             message = f"a container name must be specified for pod {pod}, choose one of: [{' '.join(names)}]"
             raise ApiError(400, "BadRequest", message)
-        chosen = worker.choose_container(container)["name"]
+        chosen = worker.containers.choose_container(container)["name"]
         record = worker.state.record(chosen)
         if record.state == "waiting" and not record.last:
             message = f'container "{chosen}" in pod "{pod}" is waiting to start: {record.reason}'

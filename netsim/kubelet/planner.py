@@ -143,13 +143,21 @@ def _plan_one(
         wakes.append(record.restart_at_s)
 
 
-def _plan_kill(record: ContainerRecord, now_s: float, actions: list[Action], wakes: list[float]) -> None:
+def _plan_kill(
+    record: ContainerRecord,
+    now_s: float,
+    actions: list[Action],
+    wakes: list[float],
+    latest_s: float = float("inf"),
+) -> None:
+    """SIGKILL is due at ``kill_at_s``, and at ``latest_s``."""
     if record.kill_at_s is None:
         return
-    if now_s >= record.kill_at_s:
+    due_s = min(record.kill_at_s, latest_s)
+    if now_s >= due_s:
         actions.append(KillContainer(record.name))
     else:
-        wakes.append(record.kill_at_s)
+        wakes.append(due_s)
 
 
 def _plan_end(pod: Mapping[str, Any], state: PodState, now_s: float, *, delete: bool) -> Plan:
@@ -167,7 +175,8 @@ def _plan_end(pod: Mapping[str, Any], state: PodState, now_s: float, *, delete: 
         elif not record.stopping:
             actions.append(StopContainer(record.name, grace_s, ""))
         else:
-            _plan_kill(record, now_s, actions, wakes)
+            # A second delete may have shortened the grace period.
+            _plan_kill(record, now_s, actions, wakes, latest_s=record.stopping_since_s + grace_s)
     if actions or running:
         return Plan(tuple(actions), min(wakes, default=None))
     if state.sandbox == "ready":

@@ -32,6 +32,7 @@ class ContainerRecord:
     backoff_s: float = 0.0  # 0 before the first crash
     restart_at_s: float = 0.0
     stopping: bool = False
+    stopping_since_s: float = 0.0
     kill_at_s: float | None = None  # when SIGKILL is due; None when it was sent or nothing is being stopped
     stop_reason: str = ""  # why the kubelet stops it while the pod lives (a failed probe)
 

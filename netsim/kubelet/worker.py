@@ -4,17 +4,12 @@ Nothing happens to a pod but here, one action after the other. A worker has a ta
 """
 
 import asyncio
-import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cni.types import CniError
-from netsim.kernel.process import Process
 from netsim.kubelet.environment import ConfigError
-from netsim.kubelet.images import Choice
-from netsim.kubelet.launcher import Launcher, StartError
-from netsim.kubelet.lifecycle import Hooks
 from netsim.kubelet.planner import (
     Action,
     CreateSandbox,
@@ -25,19 +20,15 @@ from netsim.kubelet.planner import (
     StopContainer,
     is_dying,
     plan_pod,
-    record_exit,
     record_sandbox_failure,
-    record_start,
-    record_start_failure,
 )
-from netsim.kubelet.prober import ContainerProbes, ProbeSubject
-from netsim.kubelet.probes import Answer, Probe, ProbeError, parse_probes
+from netsim.kubelet.runner import PodContainers
 from netsim.kubelet.sandboxes import Sandbox, make_sandbox, remove_sandbox
-from netsim.kubelet.state import ContainerRecord, PodState
-from netsim.kubelet.status import render_status, render_terminated, restart_policy
+from netsim.kubelet.state import PodState
+from netsim.kubelet.status import OWN_CONDITIONS, render_status
 from netsim.kubelet.tools import KubeletNode, Tools
 from netsim.kubelet.volumes import plan_volumes
-from netsim.model.errors import ApiError, KernelError, NetsimError
+from netsim.model.errors import ApiError, KernelError
 from netsim.model.kinds import POD
 from netsim.model.names import pod_namespace
 from netsim.model.objects import Object
@@ -62,30 +53,17 @@ class PodWorker:
         self.pod = pod
         self.node = node
         self.state = PodState(host_ip=node.runtime.address)
-        self.sandbox: Sandbox | None = None
         self.finished = asyncio.Event()
         self._tools = tools
         self._after = after
         self._report = report
-        self._launcher = Launcher(tools, node, pod, self.state)
-        self._containers: dict[str, Object] = {
-            c["name"]: c for key in ("initContainers", "containers") for c in pod["spec"].get(key) or ()
-        }
-        self._running: dict[str, Any] = {}
-        self._probes: dict[str, ContainerProbes] = {}
-        self._hooks = Hooks(tools.clock)
+        self.containers = PodContainers(tools, node, pod, self.state, self.wake)
         self._written: Object | None = None
         self._attempts = 0
-        self._logged = False
         self._dirty = False
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.Task[None] | None = None
         self._timer_at_s: float | None = None
-        for name in self._containers:
-            self.state.record(name).reason = "ContainerCreating"
-        if pod["spec"].get("initContainers"):
-            for container in pod["spec"]["containers"]:
-                self.state.record(container["name"]).reason = "PodInitializing"
 
     @property
     def key(self) -> tuple[str, str]:
@@ -103,6 +81,7 @@ class PodWorker:
     def update(self, pod: Object) -> None:
         """The API has a newer version. Only what a kubelet acts on wakes the worker; our own status does not."""
         old, self.pod = self.pod, pod
+        self.containers.pod = pod
         a, b = old["metadata"], pod["metadata"]
         keys = ("deletionTimestamp", "deletionGracePeriodSeconds", "generation")
         if any(a.get(key) != b.get(key) for key in keys) or pod["spec"].get("readinessGates"):
@@ -166,11 +145,11 @@ class PodWorker:
             case CreateSandbox():
                 await self._create_sandbox()
             case StartContainer(name):
-                await self._start_container(name)
+                await self.containers.start(name)
             case StopContainer(name, grace_s, reason):
-                self._stop_container(name, grace_s, reason)
+                self.containers.stop(name, grace_s, reason)
             case KillContainer(name):
-                self._kill_container(name)
+                self.containers.kill(name)
             case RemoveSandbox():
                 await self._remove_sandbox()
             case DeletePod():
@@ -206,13 +185,13 @@ class PodWorker:
                 raise KernelError("the pod network of the node is gone", where=node.runtime.name)
             self._attempts += 1
             sandbox = await make_sandbox(self._tools.cni, node.runtime.netns, node.network, self.pod, self._attempts)
-        self.sandbox = sandbox
+        self.containers.sandbox = sandbox
         self.state.pod_ips = sandbox.ips
         self._tools.publish(pod_namespace(*self.key), sandbox.netns)
 
     def _sandbox_failed(self, reason: str, message: str, now_s: float) -> None:
         record_sandbox_failure(self.state, message, now_s)
-        self._event("Warning", reason, message)
+        self.containers.event("Warning", reason, message)
 
     def _wait_for_network(self, now_s: float) -> None:
         state = self.state
@@ -225,7 +204,7 @@ class PodWorker:
         self.wake()
 
     async def _remove_sandbox(self) -> None:
-        sandbox, self.sandbox = self.sandbox, None
+        sandbox, self.containers.sandbox = self.containers.sandbox, None
         if not self.state.removed and is_dying(self.pod, self.state):
             await self._write_status()  # what became of its containers, before the end
         self.state.sandbox = "gone"
@@ -236,7 +215,7 @@ class PodWorker:
             await remove_sandbox(self._tools.cni, self.node.runtime.netns, sandbox)
         except (CniError, KernelError) as error:
             # The namespace goes all the same, and takes the veth pair along; GC frees what CNI still holds.
-            self._event("Warning", "FailedKillPod", f"error killing pod: {error.message}")
+            self.containers.event("Warning", "FailedKillPod", f"error killing pod: {error.message}")
 
     async def _delete_pod(self) -> None:
         namespace, name = self.key
@@ -251,202 +230,8 @@ class PodWorker:
 
     async def _finish(self) -> None:
         self._arm(None, 0.0)
-        self._hooks.cancel()
-        await self._launcher.close()
-        if self._logged:
-            self._tools.logs.remove(*self.key)
+        await self.containers.close()
         self.finished.set()
-
-    # --- containers ---
-
-    async def _start_container(self, name: str) -> None:
-        container = self._containers[name]
-        state, tools = self.state, self._tools
-        record = state.record(name)
-        sandbox = self.sandbox
-        if sandbox is None:
-            return
-        if record.state == "terminated":
-            record.last = {"terminated": render_terminated(record)}
-            record.restarts += 1
-        record.container_id = self._make_id(name, record.restarts)
-        now_s, wall_s = tools.clock.monotonic_s(), tools.clock.wall_s()
-        try:
-            choice, variables = self._launcher.choose(container)
-            record.image_id = choice.image_id
-            probes = parse_probes(container)
-            await self._launch(container, record, choice, variables, sandbox, probes)
-        except (StartError, ConfigError, ProbeError) as error:
-            self._start_failed(record, error, now_s, wall_s)
-            return
-        self._event("Normal", "Started", f"Started container {name} ({choice.words})")
-
-    async def _launch(
-        self,
-        container: Object,
-        record: ContainerRecord,
-        choice: Choice,
-        variables: Mapping[str, str],
-        sandbox: Sandbox,
-        probes: tuple[Probe, ...],
-    ) -> None:
-        name, tools = record.name, self._tools
-        kinds = {probe.kind for probe in probes}
-        started = "startup" not in kinds
-        ready = started and "readiness" not in kinds
-        # Recorded before it runs: a container may end before its start returns.
-        previous = record.state, record.reason
-        record_start(record, tools.clock.monotonic_s(), tools.clock.wall_s(), ready=ready, started=started)
-        token = record.container_id
-        try:
-            running = await self._launcher.start(
-                container,
-                choice,
-                variables,
-                sandbox,
-                token.removeprefix("netsim://"),
-                lambda code: self._exited(name, token, code),
-                lambda lines: self._log(name, record.restarts, lines),
-                lambda: self._open_log(name, record.restarts),
-            )
-        except NetsimError:
-            record.state, record.reason = previous
-            raise
-        if record.state != "running" or record.container_id != token:
-            return
-        self._running[name] = running
-        if probes:
-            self._start_probes(name, probes, sandbox)
-        self._hooks.start(name, self._post_start(container))
-
-    def _start_failed(self, record: ContainerRecord, error: Exception, now_s: float, wall_s: float) -> None:
-        reason = error.reason if isinstance(error, StartError) else "CreateContainerConfigError"
-        message = error.message if isinstance(error, NetsimError) else str(error)
-        record_start_failure(record, reason, message, restart_policy(self.pod), now_s, wall_s)
-        self._event("Warning", "Failed", f"Error: {message}")
-
-    def _make_id(self, name: str, restarts: int) -> str:
-        text = f"{self.pod['metadata'].get('uid', '')}/{name}/{restarts}"
-        return f"netsim://{hashlib.sha256(text.encode()).hexdigest()}"
-
-    def _exited(self, name: str, container_id: str, code: int) -> None:
-        """A container ended, by itself or because we ended it."""
-        record = self.state.record(name)
-        if record.container_id != container_id or record.state != "running":
-            return
-        self._running.pop(name, None)
-        self._stop_probes(name)
-        self._hooks.stop(name)
-        self._launcher.forget(name)
-        now_s = self._tools.clock.monotonic_s()
-        record_exit(record, code, now_s, self._tools.clock.wall_s())
-        if record.restart_at_s > now_s and not is_dying(self.pod, self.state):
-            namespace, pod = self.key
-            uid = self.pod["metadata"].get("uid", "")
-            if restart_policy(self.pod) != "Never":
-                self._event(
-                    "Warning", "BackOff", f"Back-off restarting failed container {name} in pod {pod}_{namespace}({uid})"
-                )
-        self.wake()
-
-    def _stop_container(self, name: str, grace_s: float, reason: str) -> None:
-        record = self.state.record(name)
-        record.stopping = True
-        record.kill_at_s = self._tools.clock.monotonic_s() + grace_s
-        words = f"Container {name} {reason}" if reason else f"Stopping container {name}"
-        self._event("Normal", "Killing", words)
-        self._stop_probes(name, keep_readiness=not reason)
-        running = self._running.get(name)
-        if running is None:
-            return
-        hook = (self._containers[name].get("lifecycle") or {}).get("preStop")
-        if hook and grace_s > 0:
-            self._hooks.start(name, self._pre_stop(name, hook, running))
-        else:
-            running.terminate()
-
-    async def _pre_stop(self, name: str, hook: Mapping[str, Any], running: Any) -> None:
-        await self._run_hook(name, hook, "PreStop")
-        running.terminate()
-
-    async def _post_start(self, container: Object) -> None:
-        hook = (container.get("lifecycle") or {}).get("postStart")
-        if hook:
-            await self._run_hook(container["name"], hook, "PostStart")
-
-    async def _run_hook(self, name: str, hook: Mapping[str, Any], kind: str) -> None:
-        try:
-            failure = await self._hooks.run(hook, self._containers[name], self._subject(name), self.node.runtime.netns)
-        except NetsimError as error:
-            failure = error.message
-        if failure:
-            self._event("Warning", f"Failed{kind}Hook", f"{kind}Hook failed: {failure}")
-
-    def _kill_container(self, name: str) -> None:
-        record = self.state.record(name)
-        record.stopping, record.kill_at_s = True, None
-        running = self._running.get(name)
-        if running is None:
-            self._exited(name, record.container_id, -9)
-        else:
-            running.kill()
-
-    # --- probes ---
-
-    def _subject(self, name: str) -> ProbeSubject:
-        async def run(argv: tuple[str, ...], timeout_s: float) -> tuple[int, bytes]:
-            if self.sandbox is None:
-                raise KernelError("the container is not running")
-            spec = await self._launcher.exec_spec(
-                self._containers[name], self._running.get(name), self.sandbox, argv, {}, False
-            )
-            done = await self._tools.spawner.run(spec, timeout_s=timeout_s)
-            return done.returncode, done.stdout + done.stderr
-
-        return ProbeSubject(self.node.runtime.netns, self.state.pod_ips[0], run)
-
-    def _start_probes(self, name: str, probes: tuple[Probe, ...], sandbox: Sandbox) -> None:
-        def changed(probe: Probe, holds: bool) -> None:
-            self._probe_changed(name, probe, holds)
-
-        def failed(probe: Probe, answer: Answer) -> None:
-            self._event("Warning", "Unhealthy", f"{probe.kind.capitalize()} probe failed: {answer.message}")
-
-        self._probes[name] = ContainerProbes(probes, self._subject(name), self._tools.clock, changed, failed)
-
-    def _stop_probes(self, name: str, *, keep_readiness: bool = False) -> None:
-        probes = self._probes.get(name)
-        if probes is None:
-            return
-        probes.stop(keep_readiness=keep_readiness)
-        if not keep_readiness:
-            del self._probes[name]
-
-    def _probe_changed(self, name: str, probe: Probe, holds: bool) -> None:
-        record = self.state.record(name)
-        if record.state != "running":
-            return
-        if probe.kind == "readiness":
-            record.ready = holds
-        elif not holds:
-            record.stop_reason = f"failed {probe.kind} probe, will be restarted"
-        elif probe.kind == "startup":
-            record.started = True
-            record.ready = not self._containers[name].get("readinessProbe")
-        self.wake()
-
-    # --- output ---
-
-    def _log(self, name: str, restarts: int, lines: Sequence[str]) -> None:
-        self._logged = True
-        self._tools.logs.append(*self.key, name, restarts, lines)
-
-    def _open_log(self, name: str, restarts: int) -> int:
-        self._logged = True
-        return self._tools.logs.open(*self.key, name, restarts)
-
-    def _event(self, kind: str, reason: str, message: str) -> None:
-        self._tools.events.event(self.pod, kind, reason, message)
 
     async def _write_status(self) -> None:
         if self.state.removed or self.state.deleted:
@@ -467,50 +252,12 @@ class PodWorker:
             return
         self._written = status
 
-    # --- exec and logs ---
-
-    def choose_container(self, name: str | None) -> Object:
-        """The container of that name; without one the annotated default, else the first. Raises ApiError 400."""
-        metadata = self.pod["metadata"]
-        wanted = name or (metadata.get("annotations") or {}).get("kubectl.kubernetes.io/default-container")
-        if wanted is None:
-            return next(iter(self.pod["spec"]["containers"]))
-        found = self._containers.get(wanted)
-        if found is None:
-            message = f"container {wanted} is not valid for pod {metadata['name']}"
-            raise ApiError(400, "BadRequest", message, hint=f"containers: {', '.join(self._containers)}")
-        return found
-
-    async def exec(
-        self,
-        container_name: str | None,
-        argv: Sequence[str],
-        fds: tuple[int, int, int],
-        env: Mapping[str, str],
-        tty: bool,
-    ) -> Process:
-        """Run a command in a container. Raises ApiError, ConfigError, KernelError."""
-        container = self.choose_container(container_name)
-        name = container["name"]
-        record = self.state.record(name)
-        if record.state != "running" or self.sandbox is None:
-            state = record.reason or record.state
-            message = f"unable to upgrade connection: container {name} is not running ({state})"
-            raise ApiError(400, "BadRequest", message, hint=record.message)
-        spec = await self._launcher.exec_spec(container, self._running.get(name), self.sandbox, argv, env, tty)
-        return await self._tools.spawner.spawn(spec, stdin=fds[0], stdout=fds[1], stderr=fds[2])
-
 
 def _merge(current: Mapping[str, Any], written: Mapping[str, Any]) -> Mapping[str, Any]:
     """The status as it will be: what we wrote last, with the conditions of others as they are now.
 
-    The informer may be behind our last write, so transition times come from that.
+    The informer may be behind our last write, so our transition times come from that.
     """
-    own = {condition["type"]: condition for condition in written.get("conditions") or ()}
-    others = [c for c in current.get("conditions") or () if c["type"] not in own]
-    gates = [c for c in current.get("conditions") or () if c["type"] in own and c["type"] not in OWN]
-    kept = [c for c in own.values() if c["type"] in OWN]
-    return {**written, "conditions": kept + gates + others}
-
-
-OWN = frozenset(("PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"))
+    own = [c for c in written["conditions"] if c["type"] in OWN_CONDITIONS]
+    others = [c for c in current.get("conditions") or () if c["type"] not in OWN_CONDITIONS]
+    return {**written, "conditions": own + others}
