@@ -1,12 +1,12 @@
 """Cluster DNS as a Component: the API's objects by informers, the servers that answer from them."""
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Protocol
 
 from netsim.client.informerset import InformerSet
 from netsim.dns.records import Answer, answer, slice_keys
-from netsim.dns.server import DnsServer
+from netsim.dns.server import PORT, DnsServer
 from netsim.kernel.netns import Netns
 from netsim.model.config import ClusterConfig
 from netsim.model.kinds import ENDPOINT_SLICE, NAMESPACE, SERVICE
@@ -23,6 +23,9 @@ class ContainerContext(Protocol):
 
     @property
     def netns(self) -> Netns: ...
+
+    @property
+    def log(self) -> Callable[[str], None]: ...
 
 
 class DnsComponent:
@@ -74,11 +77,14 @@ class DnsComponent:
 
     async def start(self, context: ContainerContext) -> DnsServer:
         """A server that listens on port 53 of the container's namespace when this returns. Raises KernelError."""
-        return await self.start_in(context.netns)
+        server = await self.start_in(context.netns)
+        context.log(f"answering for {self._domain} on UDP and TCP port {PORT}; no upstream")
+        return server
 
     async def start_in(self, netns: Netns) -> DnsServer:
         """A server in any namespace. Raises KernelError."""
         server = await DnsServer.start(netns, self.resolve, domain=self._domain)
+        self._servers = [one for one in self._servers if one.is_listening]
         self._servers.append(server)
         return server
 

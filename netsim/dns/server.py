@@ -55,6 +55,11 @@ class DnsServer:
             ) from error
         return server
 
+    @property
+    def is_listening(self) -> bool:
+        """False once it is stopped."""
+        return bool(self._udp)
+
     async def stop(self) -> None:
         """Close every socket and connection; may be repeated."""
         loop = asyncio.get_running_loop()
