@@ -1,7 +1,7 @@
 """The node network, kept in line with the Node objects: the component that joins a node's pods to all others."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from netsim.client.controller import Controller
 from netsim.client.informer import Informer
@@ -34,13 +34,19 @@ class NodeNetwork(Controller):
         self._waiting: dict[str, NodeNet] = {}
         nodes.add_handler(self._node_changed)
 
-    def make_node(self, name: str, address: str) -> Netns:
-        """The node's namespace, on the fabric. Raises KernelError."""
-        netns = Netns.create(name)
-        self._namespaces.publish(name, netns)
-        self._namespaces.apply(plan_node(self._config, NodeNet(name, address)))
-        self._made[name] = address
-        return netns
+    async def make_nodes(self, addresses: Mapping[str, str]) -> dict[str, Netns]:
+        """The namespaces of new nodes by name, on the fabric with these addresses. Raises KernelError."""
+        made = await asyncio.to_thread(self._make_nodes, addresses)
+        self._made |= addresses
+        return made
+
+    def _make_nodes(self, addresses: Mapping[str, str]) -> dict[str, Netns]:
+        made = {}
+        for name, address in addresses.items():
+            made[name] = Netns.create(name)
+            self._namespaces.publish(name, made[name])
+            self._namespaces.apply(plan_node(self._config, NodeNet(name, address)))
+        return made
 
     def _node_changed(self, _old: Object | None, new: Object | None) -> None:
         if new is None:

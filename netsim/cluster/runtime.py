@@ -107,7 +107,7 @@ class Runtime:
         server.set_pods(self.kubelet)
         self.barrier = Barrier(server.revision, self._stages())
         self._report.progress("building the fabric")
-        self._build_fabric()
+        await self._build_fabric()
         front = asyncio.create_task(self._serve(server))
         for component in self._components:
             self._run(component.run(), component.name)
@@ -185,16 +185,16 @@ class Runtime:
         self._failure = task.exception() or RuntimeError(f"{task.get_name()} ended")
         self._stop.set()
 
-    def _build_fabric(self) -> None:
+    async def _build_fabric(self) -> None:
         self.namespaces.publish(FABRIC, Netns.current(FABRIC))
         self.namespaces.publish(EXTERNAL, Netns.create(EXTERNAL))
-        self.namespaces.apply(plan_fabric(self.config))
+        await asyncio.to_thread(self.namespaces.apply, plan_fabric(self.config))
 
     async def _start_nodes(self) -> None:
         addresses = choose_node_addresses(self.config)
+        made = await self.network.make_nodes(addresses)
         for node in self.config.nodes:
-            address = addresses[node.name]
-            netns = self.network.make_node(node.name, address)
+            address, netns = addresses[node.name], made[node.name]
             self.proxy.add_node(NodeProxy(name=node.name, netns=netns, addresses=(address,)))
             await self.kubelet.add_node(NodeRuntime(node.name, netns, address, node.labels, node.taints, node.max_pods))
         nodes = self.informers.of(NODE)
