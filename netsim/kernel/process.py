@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from netsim.kernel import zygote
+from netsim.kernel.passing import receive_fds
 from netsim.model.errors import KernelError, TimeoutExpired
 
 if TYPE_CHECKING:
@@ -154,6 +155,7 @@ class Spawner:
         self._poller = select.epoll()
         self._poller.register(control, select.EPOLLIN)
         self._closed = False
+        self._ended = False  # nobody reads answers any more
 
     @classmethod
     def start(cls) -> Self:
@@ -231,7 +233,7 @@ class Spawner:
                 pending = self._submit(spec, {"reply": theirs.fileno()}, op="view")
             pending.started.result()
             pending.exited.result()
-            _data, fds, _flags, _address = socket.recv_fds(ours, 16, 1, socket.MSG_CMSG_CLOEXEC)
+            _data, fds = receive_fds(ours, 16, 1)
         if not fds:
             raise KernelError("the mount view was not built", where=spec.where)
         return fds[0]
@@ -305,10 +307,12 @@ class Spawner:
             }
             pending.outputs = outputs or []
             self._pending[pending.id] = pending
-            for output in pending.outputs:
-                self._outputs[output.fd] = output
-                self._poller.register(output.fd, select.EPOLLIN)
             try:
+                if self._ended:
+                    raise KernelError("the spawner has been closed" if self._closed else "the spawner has ended")
+                for output in pending.outputs:
+                    self._outputs[output.fd] = output
+                    self._poller.register(output.fd, select.EPOLLIN)
                 self._send(request, list(fds.values()))
             except BaseException:
                 self._finish(pending)
@@ -319,8 +323,6 @@ class Spawner:
         """Hand a request to the zygote; called with the lock held, so that messages go out in order of
         their ids.
         """
-        if self._closed:
-            raise KernelError("the spawner has been closed")
         if self._reader is None:
             self._reader = threading.Thread(target=self._read, name="spawner-reader", daemon=True)
             self._reader.start()
@@ -338,9 +340,9 @@ class Spawner:
             raise KernelError(f"the spawner does not answer: {error.strerror}", errno=error.errno or 0) from error
 
     def _kill(self, pending: _Pending, number: int, *, group: bool) -> None:
-        if pending.exited.done():
-            return
         with self._lock, contextlib.suppress(KernelError):  # a spawner that is gone has killed it
+            if pending.exited.done() or self._ended:
+                return
             self._send({"op": "kill", "id": pending.id, "signal": int(number), "group": group}, [])
 
     def _read(self) -> None:
@@ -387,6 +389,8 @@ class Spawner:
 
     def _fail_all(self) -> None:
         error = KernelError("the spawner has ended")
+        with self._lock:
+            self._ended = True
         for pending in list(self._pending.values()):
             self._finish(pending)
             for future in (pending.started, pending.exited):

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from netsim.kernel import child, libc
+from netsim.kernel.passing import receive_fds
 from netsim.model.errors import KernelError
 
 MAX_MESSAGE_BYTES = 64 * 1024
@@ -59,8 +60,26 @@ class Zygote:
                     self._reap()
                 elif fd in self.starting:  # may have gone since poll: reaping looks there too
                     self._read_status(fd)
+        self._end_all()
+
+    def _end_all(self) -> None:
+        """Kill and reap what still runs, and then what comes to us because its parent has ended."""
         for pid in self.children:
             _kill(pid, signal.SIGKILL, group=True)
+        while pids := self._list_children():
+            for pid in pids:
+                _kill(pid, signal.SIGKILL, group=False)
+            for pid in pids:
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, 0)
+                self.children.pop(pid, None)
+
+    def _list_children(self) -> list[int]:
+        try:
+            with open("/proc/thread-self/children", encoding="ascii") as file:
+                return [int(word) for word in file.read().split()]
+        except OSError:  # a kernel without CONFIG_PROC_CHILDREN: those we know
+            return list(self.children)
 
     def _answer(self, **answer: Any) -> None:
         try:
@@ -69,7 +88,7 @@ class Zygote:
             self.running = False  # nobody is left to tell
 
     def _take_request(self) -> None:
-        raw, fds, _flags, _address = socket.recv_fds(self.control, MAX_MESSAGE_BYTES, MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+        raw, fds = receive_fds(self.control, MAX_MESSAGE_BYTES, MAX_FDS)
         if not raw:
             self.running = False
             return
