@@ -14,7 +14,7 @@ from netsim.model.objects import Key, Object, controller_of, key_of, namespace_o
 log = logging.getLogger(__name__)
 
 CONFLICT_RETRIES = 8
-CONFLICT_DELAY_S = 0.005
+CONFLICT_DELAY_S = 0.001  # doubles; real time, since it waits for the cache and not for a date
 YIELD_EVERY = 8  # keys; requests in process never suspend, so a full queue would keep the loop to itself
 
 
@@ -65,8 +65,7 @@ class Controller:
     async def settle(self, revision: int) -> None:
         for informer in self.informers:
             await informer.reached(revision)
-        self.queue.hurry()
-        await self.queue.idle()
+        await self.queue.drained()
 
     async def _work(self) -> None:
         handled = 0
@@ -79,7 +78,7 @@ class Controller:
                 await self.reconcile(key)
                 self.queue.forget(key)
             except ApiError as error:
-                self._after_api_error(key, error)
+                await self._after_api_error(key, error)
             except NetsimError as error:
                 delay_s = self.queue.retry(key)
                 log.warning("%s: %s: %s; again in %.3f s", self.name, key, error, delay_s)
@@ -89,12 +88,13 @@ class Controller:
             finally:
                 self.queue.done(key)
 
-    def _after_api_error(self, key: Any, error: ApiError) -> None:
+    async def _after_api_error(self, key: Any, error: ApiError) -> None:
         attempts = self.queue.failures(key)
         delay_s = self.queue.retry(key)
         if error.reason == "Conflict" and attempts < CONFLICT_RETRIES:
-            self.queue.add_after(key, CONFLICT_DELAY_S)  # counts as work, unlike the back-off
             log.debug("%s: %s: %s; again", self.name, key, error)
+            await asyncio.sleep(CONFLICT_DELAY_S * 2**attempts)
+            self.queue.add(key)
         else:
             log.warning("%s: %s: %s; again in %.3f s", self.name, key, error, delay_s)
 

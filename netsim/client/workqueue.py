@@ -1,7 +1,7 @@
 """A queue of keys: each at most once, one worker for a key at a time, back-off for those that failed.
 
-Source of the behaviour: client-go ``util/workqueue``. Added here: delays for batching, which ``hurry`` cuts
-short, and ``idle``, on which the barrier rests.
+Source of the behaviour: client-go ``util/workqueue``. Added here: delays for batching, and
+``drained``, on which the barrier rests.
 """
 
 import asyncio
@@ -44,6 +44,7 @@ class WorkQueue(Generic[K]):
         self._timer_due = 0.0
         self._getters: deque[asyncio.Future[None]] = deque()
         self._idlers: list[asyncio.Future[None]] = []
+        self._hurrying = 0
 
     def __len__(self) -> int:
         """Keys waiting for a worker, delayed ones included, those in back-off not."""
@@ -63,6 +64,8 @@ class WorkQueue(Generic[K]):
 
     def add_after(self, key: K, delay_s: float) -> None:
         """Have ``key`` processed after ``delay_s`` at the latest; an earlier date stands."""
+        if self._hurrying:
+            self.add(key)
         if key in self._dirty:
             return
         due_s = self._clock.monotonic_s() + delay_s
@@ -122,10 +125,15 @@ class WorkQueue(Generic[K]):
         elif self._idlers and self._is_idle():
             self._wake_idlers()
 
-    def hurry(self) -> None:
-        """Make every batching delay due now."""
-        for key in list(self._delayed):
-            self.add(key)
+    async def drained(self) -> None:
+        """As idle, without the batching delays: those there are, and those that come meanwhile, are due at once."""
+        self._hurrying += 1
+        try:
+            for key in list(self._delayed):
+                self.add(key)
+            await self.idle()
+        finally:
+            self._hurrying -= 1
 
     async def idle(self) -> None:
         """Return when nothing is ready, delayed or in process. Keys in back-off do not count."""

@@ -38,7 +38,6 @@ BY_SERVICE = "service"  # slices of ours by "namespace/service"
 BATCH_FIRST_S = 0.01
 BATCH_MAX_S = 0.1
 QUIET_S = 0.25  # after so long without a change the next one is again acted upon at once
-STALE_DELAY_S = 0.002
 
 
 @dataclass(slots=True)
@@ -166,6 +165,8 @@ class EndpointSliceController(Controller):
 
     async def reconcile(self, key: Key) -> None:
         namespace, name = key
+        if (written_to := self._states.get(namespace, {}).get(name)) is not None:
+            await self._slices.reached(written_to.wrote)
         service = self._services.get(namespace, name)
         state = self._states.get(namespace, {}).get(name)
         if service is None or state is None or is_deleting(service):
@@ -176,9 +177,6 @@ class EndpointSliceController(Controller):
             return
         if not service["spec"].get("selector"):
             return  # whoever made it looks after its slices
-        if self._slices.revision < state.wrote:
-            self.queue.add_after(key, STALE_DELAY_S)
-            return
         now_s = self.clock.monotonic_s()
         recent = now_s - state.last_s <= QUIET_S
         state.batch_s = min(max(state.batch_s * 2, BATCH_FIRST_S), BATCH_MAX_S) if recent else 0.0

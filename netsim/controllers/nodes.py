@@ -60,8 +60,8 @@ class NodeController(Controller):
         for allocator in self._allocators:
             try:
                 allocator.occupy(cidr)
-            except NetsimError as error:
-                self._events.event(node, "Warning", "CIDRAssignmentFailed", error.message)
+            except (NetsimError, ValueError) as error:
+                self._events.event(node, "Warning", "CIDRAssignmentFailed", str(error))
             else:
                 self._held[name_of(node)].append(cidr)
 
@@ -99,7 +99,7 @@ class NodeController(Controller):
             for allocator, cidr in zip(self._allocators, cidrs, strict=False):
                 allocator.release(cidr)
             self._waiting.add(name)
-            text = f"Node {name} status is now: CIDRNotAvailable: {error.message}"
+            text = f"Node {name} status is now: CIDRNotAvailable: {error.message} {error.where}; {error.hint}"
             self._events.event(node, "Warning", "CIDRNotAvailable", text)
             return []
         self._waiting.discard(name)

@@ -86,13 +86,11 @@ class ReplicaSetController(Controller):
         return min(STATUS_DELAY_S + pods * STATUS_DELAY_PER_POD_S, STATUS_DELAY_MAX_S)
 
     async def reconcile(self, key: Key) -> None:
+        await self._pods.reached(self._wrote.get(key, 0))
         replica_set = self._sets.get(*key)
         if replica_set is None:
             self._wrote.pop(key, None)
             self._deleting.pop(key, None)
-            return
-        if self._pods.revision < self._wrote.get(key, 0):
-            self.queue.add_after(key, STATUS_DELAY_S)
             return
         selector = label_selector_from_object(replica_set["spec"].get("selector"))
         claims = plan_claims(
