@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 _CURRENT = "/proc/thread-self/ns/net"
 _DISABLE_IPV6 = "/proc/sys/net/ipv6/conf/all/disable_ipv6"
-_NSFS_MAGIC_NAME = "net:["
+_NS_GET_NSTYPE = 0xB703  # ioctl_ns(2): which kind of namespace a descriptor stands for
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 0x1
 _WORKERS = 4
@@ -97,9 +97,12 @@ class Netns:
         except OSError as error:
             raise libc.make_error("cannot open the network namespace", error.errno or 0, where=path) from error
         try:
-            kind = os.readlink(f"/proc/self/fd/{fd}")
-            if not kind.startswith(_NSFS_MAGIC_NAME):
-                raise KernelError(f"not a network namespace ({kind})", where=path)
+            # Not by readlink: a namespace bound to a path, as `ip netns add` does, has that path for its name.
+            if fcntl.ioctl(fd, _NS_GET_NSTYPE) != CLONE_NEWNET:
+                raise KernelError(f"not a network namespace ({os.readlink(f'/proc/self/fd/{fd}')})", where=path)
+        except OSError:
+            os.close(fd)
+            raise KernelError("not a network namespace", where=path) from None
         except BaseException:
             os.close(fd)
             raise

@@ -1,0 +1,104 @@
+"""DEL and GC: taking away what ADD made, however little of it is left."""
+
+import errno
+import os
+from collections.abc import Callable
+from functools import partial
+
+from cni import bandwidth
+from cni.attachment import ALIAS_PREFIX, Attachment
+from cni.config import Ipam, NetConf
+from cni.firewall import Firewall
+from cni.ipam.store import Owner, Store
+from cni.types import INVALID_CONFIG, KERNEL_REFUSED, CniError
+from netsim.kernel.rtnl import Rtnl, del_link
+from netsim.kernel.rtnl_socket import BatchError
+from netsim.model.errors import FeatureMissing, KernelError
+
+
+def detach(attachment: Attachment, conf: NetConf) -> None:
+    """Removes links, then rules, and frees the address last: nobody gets an address that still has rules."""
+    with Rtnl() as node, Firewall() as firewall:
+        bandwidth.unlimit_link(node, attachment)
+        if conf.chained:
+            firewall.unmap_ports(attachment, conf.port_mappings)
+            return
+        delete_link(node, attachment.veth)
+        record, held = _read_store(attachment, conf)
+        # Whatever it was added with: the configuration may have changed since. Without a record, ask the kernel.
+        if record.get("ports", True) if record is not None else conf.port_mappings:
+            firewall.unmap_ports(attachment, conf.port_mappings)
+        if held and (conf.ip_masq or record is None or record.get("masquerade", True)):
+            firewall.unmasquerade(held)
+        if conf.ipam:
+            release(conf.ipam, conf.name, attachment.owner)
+
+
+def _read_store(attachment: Attachment, conf: NetConf) -> tuple[dict[str, object] | None, list[str]]:
+    if conf.ipam is None:
+        return None, []
+    with Store(conf.ipam.data_dir, conf.name, create=False) as store:
+        if not store.exists:
+            return None, []
+        return store.record(attachment.owner), store.held(attachment.owner)
+
+
+def release(ipam: Ipam, network: str, owner: Owner) -> None:
+    with Store(ipam.data_dir, network, create=False) as store:
+        if store.exists:
+            store.release(owner)
+
+
+def delete_link(node: Rtnl, name: str) -> None:
+    try:
+        node.batch([del_link(name)])
+    except BatchError as error:
+        if error.errno != errno.ENODEV:
+            raise
+
+
+def collect_garbage(conf: NetConf) -> None:
+    """Frees all of the network that no valid attachment owns; goes on after failures, CniError names them all."""
+    if conf.valid_attachments is None:
+        raise CniError(INVALID_CONFIG, 'GC needs "cni.dev/valid-attachments"')
+    valid = {Attachment(conf.name, *pair) for pair in conf.valid_attachments}
+    stale = [one for one in (Attachment(conf.name, *owner) for owner in _owners(conf)) if one not in valid]
+    steps: list[Callable[[], None]] = [partial(detach, one, conf) for one in stale]
+    steps += [partial(_sweep_links, conf, valid), partial(_sweep_rules, conf, valid)]
+    failures: list[str] = []
+    for step in steps:
+        try:
+            step()
+        except (CniError, KernelError, FeatureMissing) as error:
+            failures.append(error.message)
+    if failures:
+        raise CniError(KERNEL_REFUSED, f"GC: {len(failures)} of its steps failed", "; ".join(failures))
+
+
+def _owners(conf: NetConf) -> list[Owner]:
+    if conf.ipam is None:
+        return []
+    with Store(conf.ipam.data_dir, conf.name, create=False) as store:
+        if not store.exists:
+            return []
+        store.reclaim()
+        return store.owners()
+
+
+def _sweep_links(conf: NetConf, valid: set[Attachment]) -> None:
+    """Deletes the veths of this network that no valid attachment owns."""
+    prefix = f"{ALIAS_PREFIX} {conf.name} "
+    kept = {name for one in valid for name in (one.veth, one.ifb)}
+    with Rtnl() as node:
+        for link in node.links():
+            if link.alias.startswith(prefix) and link.name not in kept:
+                delete_link(node, link.name)
+
+
+def _sweep_rules(conf: NetConf, valid: set[Attachment]) -> None:
+    with Firewall() as firewall:
+        if conf.ipam is None:
+            firewall.sweep(conf.name, valid, lambda address: False)
+            return
+        path = os.path.join(conf.ipam.data_dir, conf.name)
+        firewall.sweep(conf.name, valid, lambda address: os.path.lexists(os.path.join(path, address)))
