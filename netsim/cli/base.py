@@ -24,7 +24,15 @@ class State:
         """The running cluster meant: ``name``, ``--cluster``, $NETSIM_CLUSTER, or the only one. Raises NetsimError."""
         from netsim.cluster.handle import attach  # 0.2 s, which --help need not take
 
-        return attach(name or self.cluster)
+        return close_at_end(attach(name or self.cluster))
+
+
+def close_at_end(cluster: "Cluster") -> "Cluster":
+    """``cluster``, whose connections are closed when the command is done."""
+    context = click.get_current_context(silent=True)
+    if context is not None:
+        context.call_on_close(cluster.close)
+    return cluster
 
 
 class NetsimCommand(click.Command):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from netsim.cli.base import NetsimCommand, State, complete_clusters, output_option, pass_state
+from netsim.cli.base import NetsimCommand, State, close_at_end, complete_clusters, output_option, pass_state
 from netsim.cli.output import print_json, print_table, progress
 from netsim.model.config import POD_NETWORKS, PROXY_MODES
 from netsim.model.errors import NetsimError, UsageError
@@ -68,6 +68,7 @@ def up(
             owned=foreground,
             progress=tell,
         )
+        close_at_end(cluster)
         found = cluster.status()
     if output == "json":
         print_json(found)

@@ -15,6 +15,8 @@ from netsim.model.errors import KernelError, NetsimError, UsageError
 from netsim.model.names import FABRIC
 from netsim.model.where import parse_where
 
+# What programs ask about the terminal they print on; all else of the caller's environment stays here.
+TERMINAL_VARIABLES = ("TERM", "COLORTERM", "LANG", "LC_ALL", "LC_CTYPE")
 COMMAND_NOT_FOUND = 127  # as shells and docker exec have it
 
 
@@ -45,6 +47,10 @@ def exec_command(
     127 means that there is no such command there, 128+N that signal N ended it.
     """
     place = str(parse_where(where, namespace))
+    if command[0] == "--":  # the parser keeps it, for it stands after the first argument
+        command = command[1:]
+    if not command:
+        raise UsageError("no COMMAND", hint=f"netsim exec {where} -- COMMAND")
     if tty and not os.isatty(0):
         raise UsageError("--tty needs a terminal on standard input", hint="leave out -t")
     return _run(state, place, list(command), tty=tty, container=container, env={})
@@ -77,10 +83,15 @@ def shell(state: State, where: str | None, namespace: str, container: str | None
     return _run(state, place, [program], tty=os.isatty(0) and os.isatty(1), container=container, env=env)
 
 
+def _terminal_environment() -> dict[str, str]:
+    return {name: os.environ[name] for name in TERMINAL_VARIABLES if name in os.environ}
+
+
 def _run(
     state: State, place: str | None, argv: list[str], *, tty: bool, container: str | None, env: Mapping[str, str]
 ) -> int:
     cluster = state.attach()
+    env = {**_terminal_environment(), **env} if tty else env
 
     def run(stdin: int, stdout: int, stderr: int, started: Callable[[Signaller], None]) -> int:
         return cluster.exec_stream(

@@ -1,0 +1,162 @@
+"""apply, get, describe, logs and delete against a real cluster, as a person and as a script use them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.kernel.cli.conftest import Netsim
+
+pytestmark = pytest.mark.needs("root")
+
+CONFIG = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: {name}\ndata:\n  key: {value}\n"
+
+
+def lines(text: str) -> list[list[str]]:
+    return [line.split() for line in text.splitlines()]
+
+
+def test_apply_says_what_it_did_as_kubectl_does(netsim: Netsim) -> None:
+    first = CONFIG.format(name="told", value="one")
+    assert netsim("apply", "-f", "-", input=first).stdout == "configmap/told created\n"
+    assert netsim("apply", "-f", "-", input=first).stdout == "configmap/told unchanged\n"
+    assert (
+        netsim("apply", "-f", "-", input=CONFIG.format(name="told", value="two")).stdout
+        == "configmap/told configured\n"
+    )
+    assert netsim("delete", "configmap", "told").stdout == "configmap/told deleted\n"
+    gone = netsim("get", "configmap", "told", status=1)
+    assert gone.stderr.startswith('error: configmaps "told" not found')
+
+
+def test_apply_and_delete_are_machine_readable(netsim: Netsim, tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(CONFIG.format(name="machine", value="one"))
+    (applied,) = netsim.json("apply", "-f", str(tmp_path), "-f", str(path))[:1]
+    assert applied["change"] == "created"
+    assert applied["object"]["metadata"]["name"] == "machine"
+    assert applied["object"]["kind"] == "ConfigMap"
+    (deleted,) = netsim.json("delete", "-f", str(path))
+    assert (deleted["change"], deleted["object"]["metadata"]["name"]) == ("deleted", "machine")
+
+
+def test_apply_returns_when_the_next_packet_arrives(deployed: Netsim) -> None:
+    page = deployed("exec", "pod/client", "--", "curl", "-s", "--max-time", "5", "http://web").stdout
+    assert page
+
+
+def test_get_prints_the_servers_table(deployed: Netsim) -> None:
+    header, *rows = lines(deployed("get", "pods", "-l", "app=web").stdout)
+    assert header == ["NAME", "READY", "STATUS", "RESTARTS", "AGE"]
+    assert len(rows) == 2
+    assert all(row[1:3] == ["1/1", "Running"] for row in rows)
+    wide = lines(deployed("get", "pods", "-l", "app=web", "-o", "wide").stdout)
+    assert wide[0][:7] == ["NAME", "READY", "STATUS", "RESTARTS", "AGE", "IP", "NODE"]
+    everywhere = lines(deployed("get", "pods", "-A").stdout)
+    assert everywhere[0][0] == "NAMESPACE"
+    assert {row[0] for row in everywhere[1:]} >= {"default", "kube-system"}
+
+
+def test_get_several_kinds_and_all(deployed: Netsim) -> None:
+    text = deployed("get", "all").stdout
+    for name in ("pod/client", "service/web", "deployment.apps/web", "replicaset.apps/web-"):
+        assert f"\n{name}" in f"\n{text}"
+    assert "service/web" in deployed("get", "svc,deploy").stdout
+
+
+def test_get_as_json_yaml_and_names(deployed: Netsim) -> None:
+    service = deployed.json("get", "service", "web")
+    assert (service["apiVersion"], service["kind"], service["metadata"]["name"]) == ("v1", "Service", "web")
+    assert yaml.safe_load(deployed("get", "svc/web", "-o", "yaml").stdout)["spec"] == service["spec"]
+    listed = deployed.json("get", "pods", "-l", "app=web")
+    assert listed["kind"] == "List"
+    assert [item["kind"] for item in listed["items"]] == ["Pod", "Pod"]
+    assert deployed("get", "deploy", "-o", "name").stdout == "deployment.apps/web\n"
+
+
+def test_get_nothing_is_said_on_standard_error(netsim: Netsim) -> None:
+    done = netsim("get", "pods", "-n", "nowhere")
+    assert (done.stdout, done.stderr) == ("", "No resources found in nowhere namespace.\n")
+    assert netsim.json("get", "pods", "-n", "nowhere")["items"] == []
+
+
+def test_get_watch_prints_what_changes(netsim: Netsim) -> None:
+    with netsim.start("get", "configmaps", "-l", "watched=yes", "--watch") as watching:
+        assert watching.stdout is not None
+        try:
+            labelled = CONFIG.format(name="watched", value="one").replace("data:", "  labels: {watched: 'yes'}\ndata:")
+            netsim("apply", "-f", "-", input=labelled)
+            assert watching.stdout.readline().split()[0] == "watched"
+        finally:
+            watching.terminate()
+    netsim("delete", "configmap", "watched")
+
+
+def test_describe_shows_what_belongs_together(deployed: Netsim) -> None:
+    service = deployed("describe", "service", "web").stdout
+    assert "Endpoints:" in service
+    assert service.count("80/TCP  ready") + service.count("80/TCP   ready") == 2
+    pod = deployed("describe", "pod/client").stdout
+    assert "Node:" in pod
+    assert "Events:" in pod
+    assert "Scheduled" in pod
+    node = deployed("describe", "node", "node-1").stdout
+    assert "Pod CIDRs:" in node
+    assert "Pods (" in node
+    assert "ReplicaSets:" in deployed("describe", "deployment", "web").stdout
+    assert deployed("describe", "pod", "nope", status=1).stderr.startswith('error: pods "nope" not found')
+
+
+def test_logs(deployed: Netsim) -> None:
+    assert deployed("logs", "client").stdout == "hello from the client\n"
+    assert deployed("logs", "default/client", "--tail", "0").stdout == ""
+    with deployed.start("logs", "client", "--follow") as following:
+        assert following.stdout is not None
+        assert following.stdout.readline() == "hello from the client\n"
+        following.terminate()
+    missing = deployed("logs", "nope", status=1).stderr.splitlines()
+    assert missing == ['error: pods "nope" not found', "next: netsim get pods -n default"]
+
+
+@pytest.mark.parametrize(
+    ("manifest", "place", "words"),
+    [
+        ("a: b: c\n", ":1", "broken YAML: mapping values are not allowed"),
+        ("apiVersion: v1\nkind: Frog\nmetadata: {name: a}\n", ":2", 'unknown kind "Frog"'),
+        (CONFIG.format(name="Not_Valid", value="x"), ":4", "Invalid value"),
+        (CONFIG.format(name="typing-error", value="x") + "dta: {}\n", ":7", 'unknown field "dta"'),
+    ],
+)
+def test_a_wrong_manifest_is_told_with_file_and_line(
+    netsim: Netsim, tmp_path: Path, manifest: str, place: str, words: str
+) -> None:
+    path = tmp_path / "wrong.yaml"
+    path.write_text(manifest)
+    done = netsim("apply", "-f", str(path), status=1)
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"error: {path}{place}: ")
+    assert words in done.stderr
+
+
+def test_what_was_applied_before_a_fault_is_told(netsim: Netsim) -> None:
+    both = CONFIG.format(name="good", value="x") + "---\n" + CONFIG.format(name="Bad_One", value="x")
+    done = netsim("apply", "-f", "-", input=both, status=1)
+    assert done.stdout == "configmap/good created\n"
+    assert "<stdin>:" in done.stderr
+    netsim("delete", "configmap", "good")
+
+
+def test_a_timeout_says_what_is_not_ready_and_why(netsim: Netsim) -> None:
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "homeless"},
+        "spec": {"nodeSelector": {"planet": "mars"}, "containers": [{"name": "main", "image": "pause"}]},
+    }
+    done = netsim("apply", "-f", "-", "--timeout", "0.5", input=json.dumps(pod), status=1)
+    assert done.stdout == "pod/homeless created\n"
+    assert "not ready after 0.5 s" in done.stderr
+    assert "pod/homeless" in done.stderr
+    assert "node" in done.stderr
+    netsim("delete", "pod", "homeless")
