@@ -168,14 +168,19 @@ def _check_cluster_ips(spec: Object, families: list[str], causes: Causes) -> Non
     if ips and spec.get("clusterIP", ips[0]) != ips[0]:
         causes.invalid("spec.clusterIP", spec["clusterIP"], "must match `clusterIPs[0]`")
     for index, ip in enumerate(ips):
-        path = f"spec.clusterIPs[{index}]"
-        if ip == "None":
-            if len(ips) > 1:
-                causes.invalid_go("spec.clusterIPs", go_strings(ips), "'None' must be the first and only value")
-        elif not _is_ip(ip):
-            causes.invalid(path, ip, _BAD_IP)
-        elif index < len(asked) and (":" in ip) != (asked[index] == "IPv6"):
-            causes.invalid(path, ip, f"expected an {asked[index]} value as indicated by `ipFamilies[{index}]`")
+        _check_cluster_ip(ip, index, asked, causes)
+    if "None" in ips and len(ips) > 1:
+        causes.invalid_go("spec.clusterIPs", go_strings(ips), "'None' must be the first and only value")
+
+
+def _check_cluster_ip(ip: str, index: int, families: list[str], causes: Causes) -> None:
+    path = f"spec.clusterIPs[{index}]"
+    if ip == "None":
+        return
+    if not _is_ip(ip):
+        causes.invalid(path, ip, _BAD_IP)
+    elif index < len(families) and (":" in ip) != (families[index] == "IPv6"):
+        causes.invalid(path, ip, f"expected an {families[index]} value as indicated by `ipFamilies[{index}]`")
 
 
 def _check_external_ip(text: str, path: str, causes: Causes) -> None:
