@@ -109,7 +109,7 @@ class Zygote:
 
     def _start(self, request: dict[str, Any], fds: Mapping[str, int]) -> None:
         number = request["id"]
-        if request["plain"]:
+        if request["plain"] and self._may_come_back(fds):
             try:
                 pid = self._spawn_plain(request, fds)
             except KernelError as error:
@@ -125,7 +125,9 @@ class Zygote:
         except (KernelError, OSError) as error:
             os.close(status_read)
             os.close(status_write)
-            self._answer(id=number, error=str(error), errno=error.errno or 0)
+            hint = error.hint if isinstance(error, KernelError) else ""
+            words = error.message if isinstance(error, KernelError) else f"fork: {error.strerror}"
+            self._answer(id=number, error=words, errno=error.errno or 0, hint=hint)
             return
         if pid == 0:
             child.become(request, fds, status_write)
@@ -134,6 +136,12 @@ class Zygote:
         self.pids[number] = pid
         self.starting[status_read] = (number, b"")
         self.poller.register(status_read, select.EPOLLIN)
+
+    def _may_come_back(self, fds: Mapping[str, int]) -> bool:
+        """Whether we may enter our own namespaces of the kinds in ``fds``: in a user namespace that does not own them
+        we may not, and a child has to go in our place.
+        """
+        return not any(libc.try_setns(self.homes[name], kind) for name, kind in _HOMES.items() if name in fds)
 
     def _spawn_plain(self, request: Mapping[str, Any], fds: Mapping[str, int]) -> int:
         """Start a program that needs no mounts, PID namespace, terminal or directory: a third of a fork's
@@ -149,7 +157,6 @@ class Zygote:
         try:
             for name, kind in _HOMES.items():
                 if name in fds:
-                    libc.setns(self.homes[name], kind)  # refused here rather than on the way back
                     libc.setns(fds[name], kind)
                     entered.append(name)
             return os.posix_spawn(

@@ -109,7 +109,7 @@ def test_opening_by_path(ns: Netns) -> None:
     [
         ("/nowhere", "No such file"),
         ("/etc/passwd", "not a network namespace"),
-        ("/proc/self/ns/uts", r"not a network namespace \(uts:"),
+        ("/proc/self/ns/uts", "not a network namespace"),
     ],
 )
 def test_opening_something_else_is_refused(path: str, words: str) -> None:
