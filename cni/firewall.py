@@ -2,14 +2,17 @@
 
 import errno
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from cni import nat
 from cni.attachment import Attachment, masquerade_chain, network_digest
 from cni.config import PortMapping
 from cni.types import ALREADY_ATTACHED, CHECK_FAILED, CniError
 from netsim.kernel.netns import Netns
-from netsim.kernel.nft import Nft
 from netsim.model.errors import KernelError
+
+if TYPE_CHECKING:
+    from netsim.kernel.nft import Nft
 
 _MAPS = frozenset((*nat.MASQUERADE_MAPS, *nat.PORT_MAPS))
 
@@ -32,6 +35,8 @@ class Firewall:
 
     def _run(self, commands: str) -> str:
         if self._opened is None:
+            from netsim.kernel.nft import Nft  # late: only ipMasq and port mappings need it
+
             self._ns = Netns.current("node")
             self._opened = Nft(self._ns)
         return self._opened.run(commands)

@@ -5,7 +5,6 @@ Source: libnftables(3).
 """
 
 import ctypes
-import ctypes.util
 import errno
 import os
 import threading
