@@ -15,12 +15,12 @@ import signal as signals
 import socket
 import threading
 from collections.abc import Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from netsim.kernel import zygote
 from netsim.kernel.passing import receive_fds
+from netsim.kernel.pending import Output, Pending, make_memory_file
 from netsim.model.errors import KernelError, TimeoutExpired
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from netsim.kernel.netns import Netns
 
 _KILL_WAIT_S = 5.0
-_READ_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,53 +70,12 @@ class Completed:
     stderr: bytes
 
 
-class _Pending:
-    """A request under way: what the reader thread fills in."""
-
-    __slots__ = ("exited", "id", "outputs", "started", "where")
-
-    def __init__(self, number: int, where: str) -> None:
-        self.id = number
-        self.where = where
-        self.started: Future[int] = Future()
-        self.exited: Future[int] = Future()
-        for future in (self.started, self.exited):
-            future.set_running_or_notify_cancel()  # a waiter that is cancelled must not cancel it for the others
-        self.outputs: list[_Output] = []
-
-
-class _Output:
-    """The reading end of a process's stdout or stderr, and what came out of it."""
-
-    __slots__ = ("chunks", "fd")
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-        self.chunks: list[bytes] = []
-
-    def drain(self) -> bool:
-        """Read what is there; False at the end of file."""
-        while True:
-            try:
-                data = os.read(self.fd, _READ_BYTES)
-            except BlockingIOError:
-                return True
-            if not data:
-                return False
-            self.chunks.append(data)
-
-    def close(self) -> None:
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
-
-
 class Process:
     """A running process. ``pid`` is its number as the spawner's PID namespace sees it."""
 
     __slots__ = ("_pending", "_spawner", "pid")
 
-    def __init__(self, spawner: "Spawner", pending: _Pending, pid: int) -> None:
+    def __init__(self, spawner: "Spawner", pending: Pending, pid: int) -> None:
         self._spawner = spawner
         self._pending = pending
         self.pid = pid
@@ -148,8 +106,8 @@ class Spawner:
         self.pid = pid
         self._control = control
         self._ids = itertools.count(1)
-        self._pending: dict[int, _Pending] = {}
-        self._outputs: dict[int, _Output] = {}
+        self._pending: dict[int, Pending] = {}
+        self._outputs: dict[int, Output] = {}
         self._lock = threading.Lock()
         self._reader: threading.Thread | None = None
         self._poller = select.epoll()
@@ -259,15 +217,15 @@ class Spawner:
     def __exit__(self, *_exc: object) -> None:
         self.close()
 
-    def _start_captured(self, spec: ProcessSpec, data: bytes) -> _Pending:
+    def _start_captured(self, spec: ProcessSpec, data: bytes) -> Pending:
         """Submit with stdin from memory and stdout, stderr to pipes.
 
         stdin is a file, so that nobody has to feed it; the outputs are not, because a program that opens
         /dev/stderr by name would overwrite a file from its beginning.
         """
-        stdin = _memory_file("stdin", data) if data else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        stdin = make_memory_file("stdin", data) if data else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         pipes = [os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)]
-        outputs = [_Output(reading) for reading, _ in pipes]
+        outputs = [Output(reading) for reading, _ in pipes]
         try:
             for output in outputs:
                 os.set_blocking(output.fd, False)
@@ -278,8 +236,8 @@ class Spawner:
                 os.close(fd)
 
     def _submit(
-        self, spec: ProcessSpec, fds: dict[str, int], *, op: str = "spawn", outputs: list[_Output] | None = None
-    ) -> _Pending:
+        self, spec: ProcessSpec, fds: dict[str, int], *, op: str = "spawn", outputs: list[Output] | None = None
+    ) -> Pending:
         if spec.netns is not None:
             fds["net"] = spec.netns.fd
         if spec.uts_fd is not None:
@@ -292,7 +250,7 @@ class Spawner:
         elif spec.view is not None:
             view = spec.view.to_wire()
         with self._lock:
-            pending = _Pending(next(self._ids), spec.where)
+            pending = Pending(next(self._ids), spec.where)
             request = {
                 "id": pending.id,
                 "op": op,
@@ -331,7 +289,7 @@ class Spawner:
             if len(raw) <= zygote.MAX_MESSAGE_BYTES:
                 socket.send_fds(self._control, [raw], fds)
                 return
-            text = _memory_file("request", raw)
+            text = make_memory_file("request", raw)
             try:
                 socket.send_fds(self._control, [b'{"op":"large"}'], [*fds, text])
             finally:
@@ -339,7 +297,7 @@ class Spawner:
         except OSError as error:
             raise KernelError(f"the spawner does not answer: {error.strerror}", errno=error.errno or 0) from error
 
-    def _kill(self, pending: _Pending, number: int, *, group: bool) -> None:
+    def _kill(self, pending: Pending, number: int, *, group: bool) -> None:
         with self._lock, contextlib.suppress(KernelError):  # a spawner that is gone has killed it
             if pending.exited.done() or self._ended:
                 return
@@ -379,7 +337,7 @@ class Spawner:
         pending.started.set_exception(error)
         pending.exited.set_exception(error)
 
-    def _finish(self, pending: _Pending) -> None:
+    def _finish(self, pending: Pending) -> None:
         """Nothing more will be heard of it: take what is left in its pipes and close them."""
         self._pending.pop(pending.id, None)
         for output in pending.outputs:
@@ -404,26 +362,12 @@ def _is_plain(spec: ProcessSpec) -> bool:
     return not special and spec.view is None and spec.pid_fd is None and spec.cwd is None
 
 
-def _memory_file(name: str, data: bytes) -> int:
-    """A descriptor of a file in memory with ``data``, at its beginning."""
-    fd = os.memfd_create(name, os.MFD_CLOEXEC)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
-        os.lseek(fd, 0, os.SEEK_SET)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
-
-
-def _completed(pending: _Pending) -> Completed:
+def _completed(pending: Pending) -> Completed:
     stdout, stderr = (b"".join(output.chunks) for output in pending.outputs)
     return Completed(pending.exited.result(), stdout, stderr)
 
 
-def _expired(spec: ProcessSpec, pending: _Pending, timeout_s: float | None) -> TimeoutExpired:
+def _expired(spec: ProcessSpec, pending: Pending, timeout_s: float | None) -> TimeoutExpired:
     said = b"".join(chunk for output in pending.outputs for chunk in output.chunks)[-200:]
     words = f"; it said: {said.decode(errors='replace').strip()}" if said else ""
     return TimeoutExpired(

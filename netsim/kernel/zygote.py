@@ -9,6 +9,7 @@ request; only what must happen before the fork (choosing the PID namespace) happ
 """
 
 import contextlib
+import errno
 import gc
 import json
 import os
@@ -199,6 +200,10 @@ class Zygote:
         try:
             pid = os.fork()
             return pid
+        except OSError as error:
+            if error.errno == errno.ENOMEM and "pid" in fds:  # how pid_namespaces(7) says that its init is gone
+                raise KernelError("the PID namespace has ended", errno=errno.ESRCH) from error
+            raise
         finally:
             if pid:
                 _go_back(self.own_pid_ns, libc.CLONE_NEWPID)

@@ -143,10 +143,12 @@ def test_a_pid_namespace_can_be_joined(spawner: Spawner) -> None:
         try:
             return (await spawner.run(shell("cat /proc/1/comm", pid_fd=pid_fd, view=mount_fd))).stdout
         finally:
-            os.close(pid_fd)
-            os.close(mount_fd)
             first.kill(signal.SIGKILL)
             assert await first.wait() == -9
+            with pytest.raises(KernelError, match="the PID namespace has ended"):
+                await spawner.run(spec("true", pid_fd=pid_fd))
+            os.close(pid_fd)
+            os.close(mount_fd)
 
     assert asyncio.run(scenario()) == b"sleep\n"
 
