@@ -1,8 +1,9 @@
 """The iptables dialect's hands on one node."""
 
 import logging
+from typing import Any
 
-from netsim.kernel.iptables import Iptables
+from netsim.kernel.iptables import Backend, Iptables
 from netsim.kernel.netns import Netns
 from netsim.kernel.process import Spawner
 from netsim.kernel.sysctl import write_sysctl
@@ -26,10 +27,11 @@ CONNTRACK_SYSCTLS = {
 class IptablesTarget:
     """`proxy.dialect.Target` for a network namespace."""
 
-    def __init__(self, netns: Netns, spawner: Spawner, config: ProxyConfig) -> None:
+    def __init__(self, netns: Netns, spawner: Spawner, config: ProxyConfig, *, backend: Backend | None = None) -> None:
+        """``backend``: nft or legacy; None: the one that works."""
         self._netns = netns
         self._config = config
-        self._iptables = Iptables(netns, spawner)
+        self._iptables = Iptables(netns, spawner, backend=backend)
         self._prepared = False
 
     async def read(self, family: int) -> Tables:
@@ -37,9 +39,13 @@ class IptablesTarget:
         if not self._prepared:
             _set_sysctls(self._netns, self._config)
             self._prepared = True
+        return await self.look(family)
+
+    async def look(self, family: int) -> Tables:
+        """All tables of the family; sets nothing. Raises KernelError, FeatureMissing."""
         return parse_save(await self._iptables.save_async(family=family))
 
-    async def apply(self, plan: Plan[object]) -> None:
+    async def apply(self, plan: Plan[Any]) -> None:
         """One ``iptables-restore --noflush --counters``. Raises KernelError."""
         if plan.text:
             await self._iptables.restore_async(plan.text.encode(), family=plan.family)

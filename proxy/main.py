@@ -1,0 +1,151 @@
+"""``netsim-proxy``: a kube-proxy for the network namespace it is started in, against any Kubernetes API server."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+
+from netsim.client.api import Api
+from netsim.client.http import HttpTransport
+from netsim.client.informerset import InformerSet
+from netsim.kernel.iptables import Backend
+from netsim.kernel.netns import Netns
+from netsim.kernel.process import Spawner
+from netsim.model.clock import Clock, SystemClock
+from netsim.model.errors import ApiError, FeatureMissing, KernelError, NetsimError
+from netsim.model.kinds import NODE
+from netsim.model.objects import Object
+from proxy.addresses import parse_ip
+from proxy.component import NodeProxy, ProxyComponent
+from proxy.config import ProxyConfig
+from proxy.iptables.plan import IptablesDialect
+from proxy.iptables.target import IptablesTarget
+from proxy.options import Options, parse_options
+
+log = logging.getLogger("netsim-proxy")
+
+NODE_RETRY_S = 1.0
+_BACKENDS: tuple[Backend, ...] = ("nft", "legacy")
+_FAMILIES = (4, 6)
+
+
+class _Stopped(Exception):
+    """A signal asked the program to end. The rules stay, so that traffic goes on without it, as upstream's do."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The program. Exit status 0 done, 1 failed, 2 wrong usage."""
+    try:
+        options = parse_options(sys.argv[1:] if argv is None else argv)
+        level = logging.INFO if options.verbose else logging.WARNING
+        logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s")
+        with Spawner.start() as spawner:  # before the event loop and any thread
+            asyncio.run(clean_up(spawner) if options.cleanup else _run(options, spawner))
+    except NetsimError as error:
+        print(f"netsim-proxy: {error}", file=sys.stderr)
+        return error.exit_status
+    return 0
+
+
+async def clean_up(spawner: Spawner) -> None:
+    """Remove what any proxy mode ever wrote in this namespace; may be repeated. Raises KernelError."""
+    netns = Netns.current()
+    dialect = IptablesDialect()
+    found = False
+    for backend in _BACKENDS:
+        target = IptablesTarget(netns, spawner, ProxyConfig(), backend=backend)
+        for family in _FAMILIES:
+            try:
+                existing = await target.look(family)
+            except (FeatureMissing, KernelError) as error:
+                log.info("IPv%d, iptables-%s: %s", family, backend, error)  # what does not work here wrote nothing here
+                continue
+            found = True
+            await target.apply(dialect.plan_cleanup(family, existing))
+    if not found:
+        raise FeatureMissing("iptables", "neither iptables-nft nor iptables-legacy works here")
+
+
+async def _run(options: Options, spawner: Spawner) -> None:
+    transport = HttpTransport.from_kubeconfig(options.kubeconfig)
+    clock = SystemClock()
+    api = Api(transport)
+    informers = InformerSet(api, clock)
+    component = ProxyComponent(informers=informers, spawner=spawner, config=options.config, clock=clock, api=api)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    try:
+        with contextlib.suppress(_Stopped):
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(_stop_when(stop))
+                    group.create_task(informers.run())
+                    group.create_task(component.run())
+                    addresses = await _node_addresses(api, options, clock)
+                    component.add_node(NodeProxy(options.node_name, Netns.current(options.node_name), addresses))
+                    group.create_task(_say_when_ready(component, options.node_name))
+            except BaseExceptionGroup as group_error:
+                raise _first(group_error) from None
+    finally:
+        await transport.close()
+
+
+async def _stop_when(stop: asyncio.Event) -> None:
+    await stop.wait()
+    raise _Stopped
+
+
+async def _say_when_ready(component: ProxyComponent, node: str) -> None:
+    try:
+        await component.node_ready(node)
+        log.info("%s: the rules of %d service ports are in place", node, component.summary()["servicePorts"])
+    except KernelError as error:  # the component logs it too, and tries again
+        log.warning("%s", error)
+
+
+async def _node_addresses(api: Api, options: Options, clock: Clock) -> tuple[str, ...]:
+    """The node's addresses: --bind-address, or the Node object's, waiting for it to be there."""
+    if options.node_ip:
+        return (options.node_ip,)
+    said = ""
+    while True:
+        try:
+            addresses = read_addresses(await api.get(NODE, options.node_name))
+            if addresses:
+                return addresses
+            problem = f'nodes "{options.node_name}" has no addresses yet'
+        except ApiError as error:
+            if error.code in (401, 403):
+                raise
+            problem = error.message
+        if problem != said:
+            log.warning("waiting for the Node: %s", problem)
+            said = problem
+        await clock.sleep(NODE_RETRY_S)
+
+
+def read_addresses(node: Object) -> tuple[str, ...]:
+    """A Node's addresses, InternalIP before ExternalIP, as upstream's GetNodeHostIPs (pkg/util/node/node.go)."""
+    listed = (node.get("status") or {}).get("addresses") or ()
+    found = [
+        parse_ip(item.get("address") or "")
+        for kind in ("InternalIP", "ExternalIP")
+        for item in listed
+        if item.get("type") == kind
+    ]
+    return tuple(ip for ip in found if ip is not None)
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that ended the program: the first that is no mere end."""
+    stopped = group.subgroup(_Stopped)
+    rest = group.subgroup(lambda error: not isinstance(error, _Stopped))
+    error: BaseException = (rest or stopped or group).exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+if __name__ == "__main__":
+    sys.exit(main())
