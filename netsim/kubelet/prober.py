@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import re
 import socket
 import ssl
@@ -101,7 +102,8 @@ async def ask(probe: Probe, subject: ProbeSubject) -> Answer:
 
 
 def _words(error: Exception) -> str:
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    # asyncio puts its own words in strerror: the kernel's are what people know.
+    text = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
     return text[:1].lower() + text[1:]
 
 

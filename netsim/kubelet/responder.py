@@ -94,7 +94,7 @@ class Responder:
         self._send({"op": "drain", "id": name})
 
     def stop(self, name: str) -> None:
-        """The container's process is gone: sockets close, connections are reset. May be repeated."""
+        """The container's process is gone: its sockets close. May be repeated."""
         if self._watchers.pop(name, None) is not None:
             self._send({"op": "stop", "id": name})
 

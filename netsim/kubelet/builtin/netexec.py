@@ -5,6 +5,7 @@ Source: kubernetes test/images/agnhost/netexec/netexec.go.
 
 import asyncio
 import json
+import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
@@ -167,7 +168,8 @@ class Netexec(Base):
                 last = await asyncio.wait_for(dial(address, host, int(port), asked), DIAL_TIMEOUT_S)
                 responses.append(last)
             except (OSError, TimeoutError) as error:
-                errors.append(f"dial {protocol} {host}:{port}: {error or 'i/o timeout'}")
+                words = os.strerror(error.errno).lower() if error.errno else "i/o timeout"
+                errors.append(f"dial {protocol} {host}:{port}: {words}")
         answer: dict[str, list[str]] = {}
         if last:
             answer["responses"] = responses

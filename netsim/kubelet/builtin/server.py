@@ -145,7 +145,7 @@ class Served:
         return lines
 
     def close(self) -> None:
-        """What the end of a process does: listening sockets close, connections are reset."""
+        """What the end of a process does: listening sockets and connections close."""
         for sock in self.sockets:
             self._process.loop.remove_reader(sock)
             sock.close()
