@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _CURRENT = "/proc/thread-self/ns/net"
+_UTS = "/proc/thread-self/ns/uts"
 _DISABLE_IPV6 = "/proc/sys/net/ipv6/conf/all/disable_ipv6"
 _NS_GET_NSTYPE = 0xB703  # ioctl_ns(2): which kind of namespace a descriptor stands for
 _SIOCSIFFLAGS = 0x8914
@@ -54,13 +55,7 @@ class Entered:
         self._home = home
 
     def __exit__(self, *_exc: object) -> None:
-        number = libc.try_setns(self._home, CLONE_NEWNET)
-        if number:
-            # Whatever this thread did next would happen in the wrong namespace, perhaps the machine's: stop
-            # here.
-            os.write(2, f"netsim: cannot leave network namespace {self._ns.name}: {os.strerror(number)}\n".encode())
-            os.abort()
-        os.close(self._home)
+        _go_home(self._home, CLONE_NEWNET, self._ns.name)
 
 
 class Netns:
@@ -82,10 +77,9 @@ class Netns:
         """Make a new namespace with ``lo`` up. ``ipv6`` False switches IPv6 off for every interface it will
         ever have.
 
-        Raises KernelError. The calling thread stays where it is: a thread made for the purpose ends in the
-        new namespace, which also works in a user namespace that may not go back to its network namespace.
+        Raises KernelError. Afterwards the calling thread is where it was.
         """
-        return cls(name, _in_throwaway_thread(lambda: _make_netns(ipv6), f"cannot make network namespace {name}"))
+        return cls(name, _make_aside(lambda: _make_netns(ipv6), CLONE_NEWNET, f"cannot make network namespace {name}"))
 
     @classmethod
     def open(cls, path: str, name: str = "") -> "Netns":
@@ -148,13 +142,13 @@ def make_uts(hostname: str) -> int:
     def make() -> int:
         libc.unshare(CLONE_NEWUTS)
         libc.set_hostname(hostname)
-        return os.open("/proc/thread-self/ns/uts", os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(_UTS, os.O_RDONLY | os.O_CLOEXEC)
 
-    return _in_throwaway_thread(make, f"cannot make UTS namespace {hostname}")
+    return _make_aside(make, CLONE_NEWUTS, f"cannot make UTS namespace {hostname}")
 
 
 def _make_netns(ipv6: bool) -> int:
-    """Run by a thread that ends here: leave its namespace, prepare the new one, return a descriptor of it."""
+    """Leave the calling thread's namespace for a new one, prepare that, return a descriptor of it."""
     libc.unshare(CLONE_NEWNET)
     if not ipv6:
         # Before lo comes up, or ::1 is there. Writing `all` sets `default` too (net/ipv6/addrconf.c,
@@ -171,6 +165,42 @@ def _make_netns(ipv6: bool) -> int:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", _IFF_UP))
     return os.open(_CURRENT, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _go_home(home: int, kind: int, name: str) -> None:
+    """Bring the calling thread back and close ``home``, or end the process.
+
+    Whatever a stranded thread did next would happen in the wrong namespace, perhaps the machine's.
+    """
+    number = libc.try_setns(home, kind)
+    if number:
+        os.write(2, f"netsim: cannot leave namespace {name}: {os.strerror(number)}\n".encode())
+        os.abort()
+    os.close(home)
+
+
+def _make_aside(make: Callable[[], int], kind: int, what: str) -> int:
+    """Let ``make`` move a thread into a new namespace of ``kind`` and return its answer. Raises KernelError.
+
+    The thread is the calling one where it may come back, which is a quarter cheaper, and else one that ends there: in a
+    user namespace one may not come back to a namespace that this does not own.
+    """
+    home = os.open(_CURRENT if kind == CLONE_NEWNET else _UTS, os.O_RDONLY | os.O_CLOEXEC)
+    if libc.try_setns(home, kind):
+        os.close(home)
+        return _in_throwaway_thread(make, what)
+    try:
+        return make()
+    except (KernelError, OSError) as error:
+        raise _cannot(what, error) from error
+    finally:
+        _go_home(home, kind, what)
+
+
+def _cannot(what: str, cause: KernelError | OSError) -> KernelError:
+    if isinstance(cause, KernelError):
+        return KernelError(f"{what}: {cause.message}", errno=cause.errno, hint=_NO_PERMISSION)
+    return libc.make_error(what, cause.errno or 0, where=str(cause.filename or ""))
 
 
 def _in_throwaway_thread(function: Callable[[], int], what: str) -> int:
@@ -195,10 +225,8 @@ def _in_throwaway_thread(function: Callable[[], int], what: str) -> int:
     if answer:
         return answer[0]
     cause = failure[0]
-    if isinstance(cause, KernelError):
-        raise KernelError(f"{what}: {cause.message}", errno=cause.errno, hint=_NO_PERMISSION) from cause
-    if isinstance(cause, OSError):
-        raise libc.make_error(what, cause.errno or 0, where=str(cause.filename or "")) from cause
+    if isinstance(cause, KernelError | OSError):
+        raise _cannot(what, cause) from cause
     raise cause
 
 
