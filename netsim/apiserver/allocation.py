@@ -1,8 +1,9 @@
 """Addresses and ports that may be given once: ClusterIPs and NodePorts.
 
-Both keep a lower band free for values that people choose, and draw from the rest in rising order, going round: a value just
-released is not given again at once, and a reader can follow the order. Upstream draws at random.
-Source: kubernetes ``pkg/registry/core/service/ipallocator`` and ``.../portallocator``; KEP-3070, KEP-3668 for the bands.
+Both keep a lower band free for values that people choose, and draw from the rest in rising order, going round: a
+value just released is not given again at once, and a reader can follow the order. Upstream draws at random.
+Source: kubernetes ``pkg/registry/core/service/ipallocator`` and ``.../portallocator``; KEP-3070, KEP-3668 for the
+bands.
 """
 
 from netsim.model.config import Network
@@ -23,8 +24,8 @@ class RangeFull(Exception):
 class NumberAllocator:
     """Numbers of one range, each given at most once.
 
-    first, last: the range, both ends included. reserved: how many at its start are given only when asked for by number, or
-    when nothing else is left.
+    first, last: the range, both ends included. reserved: how many at its start are given only when asked for by
+    number, or when nothing else is left.
     """
 
     def __init__(self, first: int, last: int, reserved: int) -> None:

@@ -1,6 +1,7 @@
 """The certificates of one cluster's API, and the kubeconfig that carries them to its clients.
 
-A certificate authority is made for each cluster and forgotten: its key is never written, so nobody can make another client.
+A certificate authority is made for each cluster and forgotten: its key is never written, so nobody can make
+another client.
 EC P-256, because a key takes 0.1 ms to make (RSA: 100 ms and more).
 """
 
@@ -33,7 +34,7 @@ _LOOPBACK = (IPv4Address("127.0.0.1"), IPv6Address("::1"))
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """What the server needs as PEM files, because OpenSSL reads keys from files only; and the one client's credentials."""
+    """The server's PEM files (OpenSSL reads keys from files only), and the one client's credentials."""
 
     ca: Path  # clients must have a certificate of this authority
     certificate: Path

@@ -47,7 +47,7 @@ def check_decoded(type_: str, value: Any, api_version: str) -> None:
 
 
 def report_unknown(type_: str, obj: Object, query: Mapping[str, str], warnings: list[str]) -> None:
-    """What ``fieldValidation`` asks for: Strict refuses unknown fields, Warn names them, else they are kept in silence."""
+    """What ``fieldValidation`` asks for: Strict refuses unknown fields, Warn names them, else they are just kept."""
     level = query.get("fieldValidation", "")
     if level in ("", "Ignore"):
         return

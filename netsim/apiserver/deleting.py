@@ -1,7 +1,8 @@
 """The verbs delete and deletecollection: grace periods, finalizers, preconditions.
 
 Dependents are the garbage collector's, and the content of a namespace the namespace controller's: both watch.
-Source: kubernetes ``staging/src/k8s.io/apiserver/pkg/registry/rest/delete.go`` (BeforeDelete) and ``.../generic/registry/store.go``.
+Source: kubernetes ``staging/src/k8s.io/apiserver/pkg/registry/rest/delete.go`` (BeforeDelete) and
+``.../generic/registry/store.go``.
 """
 
 from collections.abc import Mapping

@@ -10,8 +10,8 @@ from netsim.model.kinds import KINDS, Kind
 
 Object = dict[str, Any]
 
-# Clients choose what they send by this number: kubectl 1.32 posts protobuf to a server, distributions' kubectl runs the client
-# of the server's minor version. 1.31 is the newest that is JSON throughout.
+# Clients choose what they send by this number: kubectl 1.32 posts protobuf to a server, distributions' kubectl runs
+# the client of the server's minor version. 1.31 is the newest that is JSON throughout.
 VERSION = ("1", "31", "v1.31.13")
 
 _VERBS = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"]

@@ -1,7 +1,7 @@
 """The API on its sockets: a unix socket, and HTTPS on a loopback port.
 
-Who reaches the API runs commands as the cluster's owner, so: the unix socket is guarded by its file mode, and the port lets
-nobody in without the client certificate from the kubeconfig, before a single byte of HTTP is read.
+Who reaches the API runs commands as the cluster's owner, so: the unix socket is guarded by its file mode, and the
+port lets nobody in without the client certificate from the kubeconfig, before a single byte of HTTP is read.
 
 This is the one module of the package that imports aiohttp (150 ms): what runs in process does not need it.
 """

@@ -1,6 +1,7 @@
 """Checks of names, labels and annotations; each returns upstream's complaint, or an empty string.
 
-Source: kubernetes ``staging/src/k8s.io/apimachinery/pkg/util/validation/validation.go`` and ``.../pkg/api/validation/objectmeta.go``.
+Source: kubernetes ``staging/src/k8s.io/apimachinery/pkg/util/validation/validation.go`` and
+``.../pkg/api/validation/objectmeta.go``.
 """
 
 import re
@@ -31,8 +32,8 @@ def dns_subdomain(value: str) -> str:
     if _SUBDOMAIN_RE.fullmatch(value):
         return ""
     return (
-        "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and "
-        f"end with an alphanumeric character (e.g. 'example.com', regex used for validation is '{_SUBDOMAIN}')"
+        "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start"
+        f" and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '{_SUBDOMAIN}')"
     )
 
 
@@ -43,8 +44,8 @@ def dns_label(value: str) -> str:
     if _LABEL_RE.fullmatch(value):
         return ""
     return (
-        "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an"
-        f" alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '{_LABEL}')"
+        "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end"
+        f" with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '{_LABEL}')"
     )
 
 
@@ -55,8 +56,9 @@ def dns_1035_label(value: str) -> str:
     if _DNS_1035_RE.fullmatch(value):
         return ""
     return (
-        "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and"
-        f" end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '{_DNS_1035}')"
+        "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character,"
+        " and end with an alphanumeric character "
+        f"(e.g. 'my-name',  or 'abc-123', regex used for validation is '{_DNS_1035}')"
     )
 
 
@@ -95,8 +97,9 @@ def qualified_name(value: str) -> str:
         return f"name part {_too_long(63)}"
     if not _QUALIFIED_RE.fullmatch(name):
         return (
-            "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric "
-            f"character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '{_QUALIFIED}')"
+            "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an "
+            "alphanumeric character "
+            f"(e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '{_QUALIFIED}')"
         )
     return ""
 
@@ -108,8 +111,9 @@ def label_value(value: str) -> str:
     if _VALUE_RE.fullmatch(value):
         return ""
     return (
-        "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end"
-        f" with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '{_VALUE}')"
+        "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start "
+        "and end with an alphanumeric character "
+        f"(e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '{_VALUE}')"
     )
 
 

@@ -1,8 +1,8 @@
 """/openapi/v3, from the type tables.
 
-kubectl 1.29 and later read it before they apply, create or replace: for each kind they look for a PATCH operation with a
-``fieldValidation`` parameter and ``x-kubernetes-group-version-kind``, and leave the validation to the server. ``explain`` reads
-the properties.
+kubectl 1.29 and later read it before they apply, create or replace: for each kind they look for a PATCH operation
+with a ``fieldValidation`` parameter and ``x-kubernetes-group-version-kind``, and leave the validation to the server.
+``explain`` reads the properties.
 """
 
 from typing import Any

@@ -1,7 +1,8 @@
 """pods/binding, pods/log, namespaces/finalize and scale.
 
-Source: kubernetes ``pkg/registry/core/pod/storage/storage.go`` (BindingREST), ``pkg/registry/core/namespace/storage/storage.go``
-(FinalizeREST) and ``pkg/registry/apps/deployment/storage/storage.go`` (ScaleREST).
+Source: kubernetes ``pkg/registry/core/pod/storage/storage.go`` (BindingREST),
+``pkg/registry/core/namespace/storage/storage.go`` (FinalizeREST) and
+``pkg/registry/apps/deployment/storage/storage.go`` (ScaleREST).
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,7 @@
 """The verbs create, update and patch.
 
-Source: kubernetes ``staging/src/k8s.io/apiserver/pkg/registry/generic/registry/store.go`` and ``.../registry/rest/update.go``.
+Source: kubernetes ``staging/src/k8s.io/apiserver/pkg/registry/generic/registry/store.go`` and
+``.../registry/rest/update.go``.
 """
 
 from collections.abc import Mapping
@@ -95,7 +96,8 @@ def _place(state: State, route: Route, metadata: Object) -> str:
     given = metadata.setdefault("namespace", namespace)
     if given != namespace:
         raise bad_request(
-            f"the namespace of the provided object does not match the namespace sent on the request: {given} and {namespace}"
+            "the namespace of the provided object does not match the namespace sent on the request: "
+            f"{given} and {namespace}"
         )
     return namespace
 

@@ -49,7 +49,7 @@ class CidrAllocator:
             raise CidrsExhausted(
                 "CIDR allocation failed; there are no remaining CIDRs left to allocate in the accepted range",
                 where=str(self.network),
-                hint=f"all {self.count} shares of /{self.mask} are taken: give a larger podCIDR or a longer podCIDRMask",
+                hint=f"all {self.count} shares of /{self.mask} are taken: a larger podCIDR or a longer podCIDRMask",
             )
         index = self._next
         while index in self._used:

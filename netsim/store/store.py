@@ -1,9 +1,9 @@
 """The store: current objects in memory, history in the log, cursors for watchers.
 
-A watcher is a cursor over the log: it holds a revision, not a queue. Recent changes are read from a window in memory that all
-cursors share, older ones from SQLite, and a cursor that compaction has overtaken gets Expired. So a slow watcher costs no
-memory and is never starved in silence. Not chosen: a queue for each watcher, as upstream's cacher has, which must be
-bounded and then drops the watcher at a load that the log could have carried.
+A watcher is a cursor over the log: it holds a revision, not a queue. Recent changes are read from a window in memory
+that all cursors share, older ones from SQLite, and a cursor that compaction has overtaken gets Expired. So a slow
+watcher costs no memory and is never starved in silence. Not chosen: a queue for each watcher, as upstream's cacher
+has, which must be bounded and then drops the watcher at a load that the log could have carried.
 
 Everything is called from one thread, the event loop's.
 """
@@ -178,18 +178,14 @@ class Cursor:
 
     __slots__ = ("_index", "_log", "_namespace", "_resource", "_resource_name", "_seen", "_store")
 
-    def __init__(
-        self, store: Store, resource: _Resource, name: str, namespace: str | None, after: int
-    ) -> None:
+    def __init__(self, store: Store, resource: _Resource, name: str, namespace: str | None, after: int) -> None:
         self._store = store
         self._log = store._log
         self._resource = resource
         self._resource_name = name
         self._namespace = namespace
         self._seen = after  # every change up to this revision is behind the cursor
-        self._index: int | None = (
-            None  # of the next change in the window, absolute; None: not in the window (yet)
-        )
+        self._index: int | None = None  # of the next change in the window, absolute; None: not in the window (yet)
         self._check()
 
     def _check(self) -> None:

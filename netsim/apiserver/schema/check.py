@@ -1,7 +1,7 @@
 """Type checks and strict decoding, from the tables.
 
-Unknown fields are kept: a later version of Kubernetes may have them. ``check_types`` runs on every object that comes in, so it is
-compiled once into closures (about 15 µs for a pod) and knows no path until something is wrong.
+Unknown fields are kept: a later version of Kubernetes may have them. ``check_types`` runs on every object that comes
+in, so it is compiled once into closures (about 15 µs for a pod) and knows no path until something is wrong.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,8 @@
 """Fields of metadata and of the small kinds, by Go type name. ``tables`` says how to read the notation.
 
-Source: kubernetes v1.31 ``staging/src/k8s.io/apimachinery/pkg/apis/meta/v1/types.go``, ``staging/src/k8s.io/api/core/v1/types.go``,
-``.../api/discovery/v1/types.go`` and ``.../api/autoscaling/v1/types.go``.
+Source: kubernetes v1.31 ``staging/src/k8s.io/apimachinery/pkg/apis/meta/v1/types.go``,
+``staging/src/k8s.io/api/core/v1/types.go``, ``.../api/discovery/v1/types.go`` and
+``.../api/autoscaling/v1/types.go``.
 """
 
 META_TYPES: dict[str, dict[str, str]] = {

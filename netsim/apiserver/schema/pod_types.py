@@ -1,6 +1,7 @@
 """Fields of Pod and all it contains, by Go type name. ``tables`` says how to read the notation.
 
-Source: kubernetes v1.31 ``staging/src/k8s.io/api/core/v1/types.go``. Volume sources that netsim can't mount are ``object``.
+Source: kubernetes v1.31 ``staging/src/k8s.io/api/core/v1/types.go``. Volume sources that netsim can't mount are
+``object``.
 """
 
 _CONTAINER = {

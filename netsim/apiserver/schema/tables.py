@@ -1,9 +1,9 @@
 """The type tables read: every known type with its fields, and what the notation of a field means.
 
-Notation of a field: ``string``, ``bool``, ``int32``, ``int64``, ``Time``, ``Quantity`` (text or a number), ``IntOrString``,
-``object`` (anything), a type name, ``[]T``, ``map[string]T``; then, as upstream's struct tags ``patchMergeKey`` and
-``patchStrategy`` say: ``@key`` (a strategic merge patch merges this list by that key; a bare ``@`` merges a list of plain
-values as a set) and ``!retainKeys``.
+Notation of a field: ``string``, ``bool``, ``int32``, ``int64``, ``Time``, ``Quantity`` (text or a number),
+``IntOrString``, ``object`` (anything), a type name, ``[]T``, ``map[string]T``; then, as upstream's struct tags
+``patchMergeKey`` and ``patchStrategy`` say: ``@key`` (a strategic merge patch merges this list by that key; a bare
+``@`` merges a list of plain values as a set) and ``!retainKeys``.
 """
 
 from collections.abc import Mapping

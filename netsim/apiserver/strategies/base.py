@@ -1,7 +1,8 @@
 """The seam between the generic verbs and the kinds.
 
-``core`` runs the verbs; a Strategy says what differs. Source: kubernetes ``staging/src/k8s.io/apiserver/pkg/registry/rest``
-(RESTCreateStrategy, RESTUpdateStrategy, RESTGracefulDeleteStrategy).
+``core`` runs the verbs; a Strategy says what differs. Source: kubernetes
+``staging/src/k8s.io/apiserver/pkg/registry/rest`` (RESTCreateStrategy, RESTUpdateStrategy,
+RESTGracefulDeleteStrategy).
 """
 
 from collections.abc import Callable, Sequence

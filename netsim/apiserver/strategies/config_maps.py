@@ -27,8 +27,8 @@ class ConfigMapStrategy(Strategy):
                     causes.invalid(
                         f"{field}[{key}]",
                         key,
-                        "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or "
-                        "'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')",
+                        "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name', "
+                        " or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')",
                     )
         for key in data.keys() & binary.keys():
             causes.invalid(f"data[{key}]", key, "duplicate of key present in binaryData")

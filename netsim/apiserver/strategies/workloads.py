@@ -219,7 +219,8 @@ def _check_rollout(strategy: Object, causes: Causes) -> None:
             causes.invalid(
                 path,
                 value,
-                "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')",
+                "a valid percent string must be a numeric string followed by an ending '%' "
+                "(e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')",
             )
         elif number < 0:
             causes.invalid(path, value, _NOT_NEGATIVE)
