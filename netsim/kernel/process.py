@@ -238,31 +238,9 @@ class Spawner:
     def _submit(
         self, spec: ProcessSpec, fds: dict[str, int], *, op: str = "spawn", outputs: list[Output] | None = None
     ) -> Pending:
-        if spec.netns is not None:
-            fds["net"] = spec.netns.fd
-        if spec.uts_fd is not None:
-            fds["uts"] = spec.uts_fd
-        if spec.pid_fd is not None:
-            fds["pid"] = spec.pid_fd
-        view: dict[str, Any] | None = None
-        if isinstance(spec.view, int):
-            fds["mnt"] = spec.view
-        elif spec.view is not None:
-            view = spec.view.to_wire()
         with self._lock:
             pending = Pending(next(self._ids), spec.where)
-            request = {
-                "id": pending.id,
-                "op": op,
-                "argv": spec.argv,
-                "env": None if spec.env is None else dict(spec.env),
-                "cwd": spec.cwd,
-                "view": view,
-                "new_pid": spec.new_pid,
-                "tty": spec.controlling_tty,
-                "fds": list(fds),
-                "plain": op == "spawn" and _is_plain(spec),
-            }
+            request = _render_request(pending.id, op, spec, fds)
             pending.outputs = outputs or []
             self._pending[pending.id] = pending
             try:
@@ -354,6 +332,26 @@ class Spawner:
             for future in (pending.started, pending.exited):
                 if not future.done():
                     future.set_exception(error)
+
+
+def _render_request(number: int, op: str, spec: ProcessSpec, fds: dict[str, int]) -> dict[str, Any]:
+    """What the zygote is told; the descriptors of ``spec`` are added to ``fds``, which go beside it in that order."""
+    named = {"net": spec.netns.fd if spec.netns else None, "uts": spec.uts_fd, "pid": spec.pid_fd}
+    if isinstance(spec.view, int):
+        named["mnt"] = spec.view
+    fds.update({name: fd for name, fd in named.items() if fd is not None})
+    return {
+        "id": number,
+        "op": op,
+        "argv": spec.argv,
+        "env": None if spec.env is None else dict(spec.env),
+        "cwd": spec.cwd,
+        "view": None if spec.view is None or isinstance(spec.view, int) else spec.view.to_wire(),
+        "new_pid": spec.new_pid,
+        "tty": spec.controlling_tty,
+        "fds": list(fds),
+        "plain": op == "spawn" and _is_plain(spec),
+    }
 
 
 def _is_plain(spec: ProcessSpec) -> bool:

@@ -248,20 +248,6 @@ def test_runs_leave_no_descriptors(spawner: Spawner, ns: Netns) -> None:
     assert counts() == before
 
 
-def _child_of_a_spawner() -> tuple[Spawner, int]:
-    own = Spawner.start()
-    reading, writing = os.pipe()
-    own.spawn_blocking(shell("setsid sleep 63 & echo $!; wait"), stdin=0, stdout=writing, stderr=2)
-    os.close(writing)
-    with open(reading) as output:
-        return own, int(output.readline())
-
-
-@pytest.fixture
-def own_spawner() -> Callable[[], tuple[Spawner, int]]:
-    return _child_of_a_spawner
-
-
 def test_closing_ends_what_runs_and_refuses_more(own_spawner: Callable[[], tuple[Spawner, int]]) -> None:
     own, pid = own_spawner()
     own.close()

@@ -10,6 +10,7 @@ import pytest
 INSIDE = "NETSIM_TEST_IN_USERNS"
 
 
+@pytest.mark.slow
 @pytest.mark.needs("netns", "userns", "command:unshare")
 @pytest.mark.skipif(INSIDE in os.environ, reason="this is the inner run")
 def test_all_of_it_in_a_user_namespace() -> None:
