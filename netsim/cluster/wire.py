@@ -10,6 +10,7 @@ import os
 import socket
 from typing import Any
 
+from netsim.kernel.passing import receive_fds
 from netsim.model.errors import ApiError, FeatureMissing, KernelError, NetsimError, TimeoutExpired, UsageError
 
 PACKET_MAX_BYTES = 64 * 1024
@@ -33,9 +34,7 @@ def send(sock: socket.socket, message: dict[str, Any], fds: list[int] | None = N
 
 def receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
     """The next message and its file descriptors (now the caller's), or None at the end. May raise BlockingIOError."""
-    data, fds, _, _ = socket.recv_fds(sock, PACKET_MAX_BYTES, FDS_MAX)
-    for descriptor in fds:
-        os.set_inheritable(descriptor, False)
+    data, fds = receive_fds(sock, PACKET_MAX_BYTES, FDS_MAX)
     if not data:
         return None
     message = json.loads(data)

@@ -1,8 +1,8 @@
 """Carrying out a network plan (`netsim.ruleset.netplan`): the acting half of the node network.
 
-Links, addresses and sysctls go through pyroute2. Routes, neighbour and forwarding entries, of which a cluster of N nodes
-has N*(N-1), go through the compact encoder in one batch for each namespace: 9,900 routes cost pyroute2 1.6 s of encoding
-and `netsim.kernel.rtnl` 0.1 s.
+Links, addresses and sysctls go through pyroute2. Routes, neighbour and forwarding entries, of which a cluster of N
+nodes has N*(N-1), go through the compact encoder in one batch for each namespace: 9,900 routes cost pyroute2 1.6 s of
+encoding and `netsim.kernel.rtnl` 0.1 s.
 """
 
 from collections.abc import Callable, Iterable, Mapping
