@@ -121,7 +121,7 @@ _UNKNOWN = Field("", "object")
 
 
 def _plan_list(name: str, previous: list[Any], wanted: list[Any], field: Field) -> dict[str, Any]:
-    """A list whose elements merge by key: each of them, their order, and deletions. Malformed ones the server refuses."""
+    """A list whose elements merge by key: each, their order, and deletions. Malformed ones the server refuses."""
     key = field.merge_key
     if not all(isinstance(item, Mapping) and key in item for item in [*previous, *wanted]):
         return {name: wanted}

@@ -4,8 +4,10 @@ A packet's way between pods of two nodes (``routes``): pod eth0, node's cni0, no
 eth0, cni0, pod: two routers, so its TTL is 62. With ``vxlan`` each node routes it into vxlan0, which carries it in
 UDP.
 
-Per node of N this costs one veth pair, a bridge, N-1 routes and (vxlan) N-1 neighbour and forwarding entries. VXLAN
-entries are static, as flannel has them; flooding and learning were not chosen, since a fabric has no multicast to lean
+Per node of N this costs one veth pair, a bridge, N-1 routes and neighbour entries, and (vxlan) N-1 forwarding entries.
+Neighbours among nodes are permanent entries, since all namespaces of a machine share one table of learned ones, of 1,024
+(gc_thresh3, net/core/neighbour.c): 100 nodes that talk to 1,000 pods would need twice that and wait for its collector. That
+limit is the machine's, which netsim does not touch; permanent entries don't count against it. VXLAN entries are static, as flannel has them; flooding and learning were not chosen, since a fabric has no multicast to lean
 on.
 """
 
@@ -169,7 +171,10 @@ def plan_peers(config: ClusterConfig, node: NodeNet, peers: Iterable[NodeNet]) -
                 Route(node.name, peer.pod_cidr, via=gateway, link=VXLAN_LINK, onlink=True),
             ]
         else:
-            plan.append(Route(node.name, peer.pod_cidr, via=peer.address))
+            plan += [
+                Neighbour(node.name, "eth0", peer.address, derive_mac(peer.address)),
+                Route(node.name, peer.pod_cidr, via=peer.address),
+            ]
     return tuple(plan)
 
 

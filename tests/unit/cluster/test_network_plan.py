@@ -47,8 +47,11 @@ def test_pod_bridge_has_the_first_address_of_the_pod_cidr() -> None:
     ]
 
 
-def test_routes_mode_has_one_route_for_each_peer() -> None:
-    assert plan_peers(ClusterConfig(), ONE, [TWO]) == (Route("node-1", "10.244.1.0/24", via="172.18.0.3"),)
+def test_routes_mode_has_a_route_and_a_neighbour_for_each_peer() -> None:
+    assert plan_peers(ClusterConfig(), ONE, [TWO]) == (
+        Neighbour("node-1", "eth0", "172.18.0.3", derive_mac("172.18.0.3")),
+        Route("node-1", "10.244.1.0/24", via="172.18.0.3"),
+    )
 
 
 def test_vxlan_mode_has_a_route_a_neighbour_and_a_forwarding_entry_for_each_peer() -> None:
