@@ -56,8 +56,8 @@ def dns_1035_label(value: str) -> str:
     if _DNS_1035_RE.fullmatch(value):
         return ""
     return (
-        "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character,"
-        " and end with an alphanumeric character "
+        "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic"
+        " character, and end with an alphanumeric character "
         f"(e.g. 'my-name',  or 'abc-123', regex used for validation is '{_DNS_1035}')"
     )
 
