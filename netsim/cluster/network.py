@@ -5,9 +5,10 @@ eth0, cni0, pod: two routers, so its TTL is 62. With ``vxlan`` each node routes 
 UDP.
 
 Per node of N this costs one veth pair, a bridge, N-1 routes and neighbour entries, and (vxlan) N-1 forwarding entries.
-Neighbours among nodes are permanent entries, since all namespaces of a machine share one table of learned ones, of 1,024
-(gc_thresh3, net/core/neighbour.c): 100 nodes that talk to 1,000 pods would need twice that and wait for its collector. That
-limit is the machine's, which netsim does not touch; permanent entries don't count against it. VXLAN entries are static, as flannel has them; flooding and learning were not chosen, since a fabric has no multicast to lean
+Neighbours among nodes are permanent entries, since all namespaces of a machine share one table of learned ones, of
+1,024 (gc_thresh3, net/core/neighbour.c): 100 nodes that talk to 1,000 pods would need twice that and wait for its
+collector. That limit is the machine's, which netsim does not touch; permanent entries don't count against it. VXLAN
+entries are static, as flannel has them; flooding and learning were not chosen, since a fabric has no multicast to lean
 on.
 """
 
