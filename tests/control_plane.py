@@ -8,6 +8,7 @@ from netsim.apiserver.core import ApiServer
 from netsim.client.api import Api
 from netsim.client.controller import Component
 from netsim.client.informerset import InformerSet
+from netsim.client.transport import Transport
 from netsim.controllers.manager import make_controllers
 from netsim.model.config import ClusterConfig
 from netsim.model.errors import ApiError
@@ -21,16 +22,23 @@ from tests.fake_clock import FakeClock
 class ControlPlane:
     """``settle`` brings everything to rest; pods live and die as the test says (there is no kubelet)."""
 
-    def __init__(self, config: ClusterConfig | None = None) -> None:
+    def __init__(
+        self,
+        config: ClusterConfig | None = None,
+        *,
+        wrap: Callable[[Transport], Transport] = lambda transport: transport,
+    ) -> None:
+        """wrap: what lies between the components and the API server; the test itself talks to the server directly."""
         self.clock = FakeClock()
         self.config = config or ClusterConfig()
         self.server = ApiServer(Store(), self.config, self.clock)
         self.api = Api(self.server.transport())
-        self.informers = InformerSet(self.api, self.clock)
+        inner = Api(wrap(self.server.transport()))
+        self.informers = InformerSet(inner, self.clock)
         self.components: list[Component] = [
             self.informers,
-            *make_controllers(self.api, self.informers, self.config, self.clock),
-            *make_scheduler(self.api, self.informers, self.clock),
+            *make_controllers(inner, self.informers, self.config, self.clock),
+            *make_scheduler(inner, self.informers, self.clock),
         ]
         self._addresses = 0
 

@@ -18,7 +18,8 @@ IndexKey = Callable[[Object], Iterable[str]]
 
 BACKOFF_FIRST_S = 0.05
 BACKOFF_MAX_S = 5.0
-_POLL_FIRST_S = 0.0005
+_TURNS = 10  # of the event loop, before reached() sleeps: in process an event is here after two or three
+_POLL_FIRST_S = 0.001
 _POLL_MAX_S = 0.02
 
 
@@ -127,13 +128,17 @@ class Informer:
     async def reached(self, revision: int) -> None:
         """Return when every change up to ``revision`` is in the cache and was told to the handlers."""
         await self._synced.wait()
-        poll_s = _POLL_FIRST_S
+        turns, poll_s = _TURNS, _POLL_FIRST_S
         while True:
             stream = self._stream
             if self.revision >= revision or (stream is not None and stream.delivered() >= revision):
                 return
             # The stream knows without telling: a revision that was another kind's brings no event here.
-            await asyncio.sleep(0 if poll_s == _POLL_FIRST_S else poll_s)
+            if turns:
+                turns -= 1
+                await asyncio.sleep(0)
+                continue
+            await asyncio.sleep(poll_s)
             poll_s = min(poll_s * 2, _POLL_MAX_S)
 
     async def run(self) -> None:

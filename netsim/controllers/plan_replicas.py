@@ -120,6 +120,18 @@ def plan_status(
 
     failure: reason and message of pods that could not be made or deleted. now: ``now_s`` as RFC 3339.
     """
+    counts, next_s = _count(replica_set, pods, now_s)
+    status: Object = {"replicas": counts.pop("replicas")}
+    status.update((field, value) for field, value in counts.items() if value)  # omitempty, as upstream
+    if generation := replica_set["metadata"].get("generation"):
+        status["observedGeneration"] = generation
+    if conditions := _conditions(replica_set, failure, now):
+        status["conditions"] = conditions
+    return status, next_s
+
+
+def _count(replica_set: Object, pods: Iterable[Object], now_s: float) -> tuple[dict[str, int], float | None]:
+    """The status's numbers, and the seconds until the next pod has been ready for long enough."""
     spec = replica_set["spec"]
     wanted = ((spec.get("template") or {}).get("metadata") or {}).get("labels") or {}
     min_ready_s = float(spec.get("minReadySeconds") or 0)
@@ -142,19 +154,13 @@ def plan_status(
             available += 1
         elif next_s is None or wait_s < next_s:
             next_s = wait_s
-    status: Object = {"replicas": replicas}
-    for field, value in (
-        ("fullyLabeledReplicas", labelled),
-        ("readyReplicas", ready),
-        ("availableReplicas", available),
-        ("observedGeneration", replica_set["metadata"].get("generation")),
-    ):
-        if value:  # omitempty, as upstream
-            status[field] = value
-    conditions = _conditions(replica_set, failure, now)
-    if conditions:
-        status["conditions"] = conditions
-    return status, next_s
+    counts = {
+        "replicas": replicas,
+        "fullyLabeledReplicas": labelled,
+        "readyReplicas": ready,
+        "availableReplicas": available,
+    }
+    return counts, next_s
 
 
 def _conditions(replica_set: Object, failure: tuple[str, str] | None, now: str) -> list[Object]:

@@ -1,8 +1,14 @@
 """ReplicaSets against the real API server."""
 
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from netsim.client.transport import Response, Transport, WatchStream
 from netsim.controllers.plan_replicas import choose_pods_to_delete
+from netsim.model.errors import ApiError
 from netsim.model.kinds import POD, REPLICA_SET
-from netsim.model.objects import Object, controller_of, name_of
+from netsim.model.objects import Object, controller_of, get_condition, name_of
 from tests.control_plane import ControlPlane, make_pod_spec, make_workload_spec, scenario
 
 
@@ -98,6 +104,48 @@ async def test_many_changes_are_few_status_writes(world: ControlPlane) -> None:
     await world.settle()
     assert (await world.replica_sets())[0]["status"]["readyReplicas"] == 200
     assert writes < 20
+
+
+class Quota:
+    """A transport that lets no pod be made while it is full."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self.full = True
+
+    async def request(self, method: str, path: str, **rest: Any) -> Response:
+        if self.full and method == "POST" and path.endswith("/pods"):
+            return Response(403, ApiError(403, "Forbidden", "exceeded quota: pods").to_status())
+        return await self._transport.request(method, path, **rest)
+
+    async def watch(self, path: str, query: Mapping[str, str]) -> WatchStream:
+        return await self._transport.watch(path, query)
+
+    async def close(self) -> None:
+        await self._transport.close()
+
+
+def test_what_the_api_refuses_is_told_and_tried_again() -> None:
+    quotas: list[Quota] = []
+
+    def wrap(transport: Transport) -> Transport:
+        quotas.append(Quota(transport))
+        return quotas[0]
+
+    async def scenario(world: ControlPlane) -> None:
+        await world.create(REPLICA_SET, "web", make_workload_spec(2))
+        await world.settle()
+        (event,) = await world.events("FailedCreate")
+        assert (event["type"], event["message"]) == ("Warning", "Error creating: exceeded quota: pods")
+        condition = get_condition((await world.replica_sets())[0], "ReplicaFailure") or {}
+        assert (condition["reason"], condition["message"]) == ("FailedCreate", "exceeded quota: pods")
+        quotas[0].full = False
+        await world.clock.advance(60)
+        await world.settle()
+        assert len(await world.pods()) == 2
+        assert get_condition((await world.replica_sets())[0], "ReplicaFailure") is None
+
+    asyncio.run(ControlPlane(wrap=wrap).run(scenario))
 
 
 def make_pod(name: str, node: str, phase: str, ready: bool, created: str = "2024-01-01T00:00:00Z") -> Object:
