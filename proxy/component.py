@@ -86,10 +86,12 @@ class ProxyComponent:
 
     def remove_node(self, name: str) -> None:
         """Leave this node alone from now on; its rules stay."""
-        for syncs in self._syncs.values():
-            syncs.pop(name, None)
         for task in self._tasks.pop(name, ()):
             task.cancel()
+        for syncs in self._syncs.values():
+            sync = syncs.pop(name, None)
+            if sync is not None:
+                sync.stop()
 
     async def node_ready(self, name: str) -> None:
         """Return when the node has had its first full sync. Raises the NetsimError that keeps it from that."""

@@ -61,6 +61,7 @@ class NodeSync:
         self.syncs = self.full_syncs = self.failures = 0
         self.last_sync_s = 0.0  # how long the last one took
         self._pending: dict[ServicePortName, Entry | None] = {}  # changed, with their state before
+        self._stopped = False
         self._wake = asyncio.Event()
         self._wake.set()
         self._urgent = asyncio.Event()
@@ -82,8 +83,15 @@ class NodeSync:
         """There may be something to do."""
         self._wake.set()
 
+    def stop(self) -> None:
+        """The node is no concern of ours any more: nobody waits for it."""
+        self._stopped = True
+        self._finished.set()
+
     def is_current(self, generation: int) -> bool:
         """Whether the node has the map of ``generation`` and what it should have of itself."""
+        if self._stopped:
+            return True
         return self.state is not None and self.generation >= generation and self.view == self._view()
 
     async def reach(self, generation: int) -> None:

@@ -196,9 +196,13 @@ def test_a_node_added_later_gets_everything() -> None:
 
 def test_a_removed_node_is_left_alone() -> None:
     async def scenario(cluster: ProxyCluster) -> None:
-        cluster.proxy.remove_node("node-2")
+        cluster.targets["node-2"].hold.clear()
         await cluster.put(make_service(ip="10.96.0.77"))
-        await cluster.settle()
+        waiting = asyncio.create_task(cluster.settle())
+        await let_run()
+        assert not waiting.done()
+        cluster.proxy.remove_node("node-2")
+        await waiting
         assert len(cluster.targets["node-2"].written) == 1
 
     play(scenario, nodes=2)

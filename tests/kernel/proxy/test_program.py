@@ -1,0 +1,139 @@
+"""``netsim-proxy`` as a program, in a node's namespace, against an API server on a unix socket."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+
+from netsim.apiserver.core import ApiServer
+from netsim.apiserver.http import serve
+from netsim.client.api import Api
+from netsim.kernel.iptables import Iptables
+from netsim.kernel.netns import Netns
+from netsim.kernel.process import Process, ProcessSpec, Spawner
+from netsim.model.clock import SystemClock
+from netsim.model.config import ClusterConfig
+from netsim.model.kinds import ENDPOINT_SLICE, NAMESPACE, NODE, SERVICE
+from netsim.model.objects import Object
+from netsim.store.store import Store
+from tests.unit.proxy.make import make_endpoint, make_service, make_slice
+
+pytestmark = pytest.mark.needs("root", "command:ip", "command:iptables-nft-restore")
+
+PROGRAM = (sys.executable, "-m", "proxy.main")
+
+
+@asynccontextmanager
+async def listening(server: ApiServer, folder: Path) -> AsyncIterator[None]:
+    """The API server on ``folder``/api.sock, with a kubeconfig beside it, for as long as this lasts."""
+    path = folder / "api.sock"
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    runner = await serve(server, unix_socket=listener, tcp_socket=None, tls=None)
+    config = {
+        "kind": "Config",
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": {"server": f"unix://{path}"}}],
+        "users": [{"name": "u", "user": {}}],
+    }
+    (folder / "kubeconfig").write_text(yaml.safe_dump(config))
+    try:
+        yield
+    finally:
+        await runner.close()
+
+
+async def create(api: Api, *objects: Object) -> None:
+    for obj in objects:
+        kind = ENDPOINT_SLICE if "endpoints" in obj else SERVICE
+        await api.create(kind, {"apiVersion": kind.api_version, "kind": kind.kind} | obj)
+
+
+async def set_up(api: Api) -> None:
+    await api.create(NAMESPACE, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ns"}})
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1"}}
+    await api.create(NODE, node)
+    status = {"addresses": [{"type": "InternalIP", "address": "172.18.0.2"}]}
+    await api.patch(NODE, "node-1", {"status": status}, subresource="status")
+    await create(api, make_service(ip="10.96.0.77"), make_slice([make_endpoint("10.244.1.2")]))
+
+
+async def start(spawner: Spawner, ns: Netns, folder: Path, log: int) -> Process:
+    flags = ("--kubeconfig", str(folder / "kubeconfig"), "--node-name", "node-1", "--cluster-cidr", "10.244.0.0/16")
+    argv = (*PROGRAM, *flags, "--iptables-min-sync-period", "0", "-v")
+    environment = dict(os.environ) | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    spec = ProcessSpec(argv, netns=ns, env=environment)
+    null = os.open(os.devnull, os.O_RDWR)
+    try:
+        return await spawner.spawn(spec, stdin=null, stdout=null, stderr=log)
+    finally:
+        os.close(null)
+
+
+async def until(what: str, done: Callable[[], bool]) -> None:
+    for _ in range(400):
+        if await asyncio.to_thread(done):
+            return
+        await asyncio.sleep(0.025)
+    raise AssertionError(f"{what}: not within 10 s")
+
+
+def test_the_program_follows_the_api_survives_its_absence_and_leaves_its_rules(
+    spawner: Spawner, tmp_path: Path
+) -> None:
+    ns = Netns.create("node-1")
+    tool = Iptables(ns, spawner)
+
+    def has(text: str) -> Callable[[], bool]:
+        return lambda: text in tool.save()
+
+    async def run() -> None:
+        with (tmp_path / "log").open("wb") as log:
+            server = ApiServer(Store(tmp_path / "store.db"), ClusterConfig(), SystemClock())
+            api = Api(server.transport())
+            await set_up(api)
+            async with listening(server, tmp_path):
+                process = await start(spawner, ns, tmp_path, log.fileno())
+                await until("the first rules", has("--to-destination 10.244.1.2:8080"))
+                item = make_slice([make_endpoint("10.244.1.3")])
+                await api.patch(ENDPOINT_SLICE, item["metadata"]["name"], {"endpoints": item["endpoints"]}, "ns")
+                await until("the change", has("--to-destination 10.244.1.3:8080"))
+            await create(api, make_service("late", "10.96.0.78"))  # while nobody listens
+            async with listening(server, tmp_path):
+                await until("the change after the server's return", has("10.96.0.78"))
+            process.kill(signal.SIGTERM)
+            assert await process.wait() == 0, (tmp_path / "log").read_text()
+        assert has("--to-destination 10.244.1.3:8080")()
+
+    try:
+        asyncio.run(run())
+        for _ in range(2):  # twice must be clean
+            spec = ProcessSpec((*PROGRAM, "--cleanup"), netns=ns, cwd=str(Path(__file__).parents[3]))
+            done = spawner.run_blocking(spec)
+            assert (done.returncode, done.stderr) == (0, b"")
+            assert "KUBE" not in tool.save()
+    finally:
+        ns.close()
+
+
+def test_wrong_usage_is_one_line_and_status_2() -> None:
+    done = subprocess.run(
+        [*PROGRAM, "--proxy-mode", "nftables", "--kubeconfig", "k", "--node-name", "n"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[3],
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("netsim-proxy: --proxy-mode nftables: this proxy does not have that mode yet")
+    assert "Traceback" not in done.stderr
