@@ -89,6 +89,10 @@ class Controller:
                 self.queue.done(key)
 
     async def _after_api_error(self, key: Any, error: ApiError) -> None:
+        if _is_namespace_going(error):
+            self.queue.forget(key)  # nothing can be made there any more, and what is there goes
+            log.debug("%s: %s: %s", self.name, key, error)
+            return
         attempts = self.queue.failures(key)
         delay_s = self.queue.retry(key)
         if error.reason == "Conflict" and attempts < CONFLICT_RETRIES:
@@ -97,6 +101,12 @@ class Controller:
             self.queue.add(key)
         else:
             log.warning("%s: %s: %s; again in %.3f s", self.name, key, error, delay_s)
+
+
+def _is_namespace_going(error: ApiError) -> bool:
+    """Refused because the namespace is being deleted (apierrors.HasStatusCause NamespaceTerminatingCause)."""
+    causes = error.details.get("causes") or ()
+    return error.code == 403 and any(cause.get("reason") == "NamespaceTerminating" for cause in causes)
 
 
 def enqueue_key(queue: WorkQueue[Key]) -> Callable[[Object | None, Object | None], None]:

@@ -1,5 +1,7 @@
 """Deployments against the real API server."""
 
+from typing import Any
+
 import pytest
 
 from netsim.controllers.plan_rollout import (
@@ -15,7 +17,7 @@ from tests.control_plane import ControlPlane, make_workload_spec, scenario
 REVISION = "deployment.kubernetes.io/revision"
 
 
-async def deploy(world: ControlPlane, replicas: int, image: str = "nginx", **extra: object) -> Object:
+async def deploy(world: ControlPlane, replicas: int, image: str = "nginx", **extra: Any) -> Object:
     return await world.create(DEPLOYMENT, "web", make_workload_spec(replicas, image=image, **extra))
 
 
