@@ -40,10 +40,13 @@ def require_feature() -> Callable[[str], None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def machine_is_left_as_it_was() -> Iterator[None]:
+def machine_is_left_as_it_was(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Fails the session's last test if links, rules, routes, mounts, sysctls or processes are not as before."""
     session = uuid.uuid4().hex
     os.environ[SESSION_VARIABLE] = session
+    # Clusters of tests that say nothing else stand apart from those a person has running on this machine.
+    os.environ["NETSIM_STATE_DIR"] = str(tmp_path_factory.mktemp("state"))
+    os.environ.pop("NETSIM_CLUSTER", None)
     before = read_machine()
     yield
     # The kernel takes a dead process's namespaces down in its own time; processes must be gone within seconds.

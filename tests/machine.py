@@ -20,7 +20,6 @@ def read_machine() -> dict[str, str]:
         "routes": _run("ip", "route", "show", "table", "all"),
         "policy rules": _run("ip", "rule"),
         "named namespaces": "\n".join(sorted(_names("/run/netns"))),
-        "state directories": "\n".join(sorted(_names("/run/netsim"))) if os.geteuid() == 0 else "",
         "mounts": _mounts(),
         "hosts": Path("/etc/hosts").read_text(),
         "resolver": Path("/etc/resolv.conf").read_text(),

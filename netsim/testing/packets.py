@@ -32,9 +32,10 @@ with warnings.catch_warnings():
     from scapy.layers.inet import ICMP, IP, TCP, UDP
     from scapy.layers.inet6 import IPv6
     from scapy.layers.l2 import ARP, Ether
+    from scapy.layers.vxlan import VXLAN  # importing it is also what makes scapy decode it
     from scapy.packet import Packet, Raw
 
-__all__ = ["ARP", "ICMP", "IP", "TCP", "UDP", "Ether", "IPv6", "Packets", "Raw", "Seen", "Sniffer"]
+__all__ = ["ARP", "ICMP", "IP", "TCP", "UDP", "VXLAN", "Ether", "IPv6", "Packets", "Raw", "Seen", "Sniffer"]
 
 PACKET_OUTGOING = 4  # include/uapi/linux/if_packet.h
 SO_TIMESTAMPNS = 35  # include/uapi/asm-generic/socket.h; Python does not name it
