@@ -15,7 +15,7 @@ from netsim.model.kinds import ENDPOINT_SLICE, NODE, SERVICE
 from netsim.model.objects import Object
 from proxy.config import FamilyView, NodeView, ProxyConfig, check_proxy_config, make_proxy_config
 from proxy.dialect import Dialect, Target
-from proxy.iptables.plan import IptablesDialect
+from proxy.modes import MODES
 from proxy.nodesync import FlowCleaner, NodeSync
 from proxy.servicemap import Change, ServiceMap, ServicePortName, Snapshot
 
@@ -58,7 +58,7 @@ class ProxyComponent:
         self._services = informers.of(SERVICE)
         self._slices = informers.of(ENDPOINT_SLICE)
         self._nodes = informers.of(NODE)
-        self._dialect: Dialect = IptablesDialect()
+        self._dialect: Dialect = MODES[self._config.mode].make_dialect()
         self._maps = {family: ServiceMap(family) for family in self._config.families}
         self._syncs: dict[int, dict[str, NodeSync]] = {family: {} for family in self._config.families}
         self._gate = asyncio.Semaphore(MAX_CONCURRENT_SYNCS)
@@ -105,10 +105,10 @@ class ProxyComponent:
                 self._tasks.setdefault(name, []).append(task)
 
     def _make_kernel_hands(self, node: NodeProxy, config: ProxyConfig) -> tuple[Target, FlowCleaner]:
-        from proxy.iptables.target import IptablesTarget
         from proxy.kernelflows import KernelFlows
 
-        return IptablesTarget(node.netns, self._spawner, config), KernelFlows(node.netns)
+        target = MODES[config.mode].make_target(node.netns, self._spawner, config)
+        return target, KernelFlows(node.netns)
 
     def _viewer(self, node: NodeProxy, family: int) -> Callable[[], FamilyView]:
         """What the node looks like now, as its object has it; the same object as long as it looks the same."""

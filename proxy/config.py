@@ -10,8 +10,8 @@ from netsim.model import marks
 from netsim.model.config import ClusterConfig
 from netsim.model.errors import InputError
 from proxy.addresses import choose_cidrs, choose_ips, contains, family_of, is_loopback, is_zero_prefix, parse_cidr
+from proxy.modes import MODES
 
-MODES = ("iptables",)
 DETECT_LOCAL_MODES = ("ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix")
 SYNC_PERIOD_S = 30.0  # upstream's syncPeriod
 FULL_SYNC_PERIOD_S = 3600.0  # pkg/proxy/util.FullSyncPeriod

@@ -30,6 +30,10 @@ class Plan(Generic[State]):
     def __str__(self) -> str:
         return self.text
 
+    def __bool__(self) -> bool:
+        """Whether there is anything to do. A dialect that writes no text says so in a class of its own."""
+        return bool(self.text)
+
 
 class Target(Protocol):
     """A dialect's hands on one node; they raise KernelError in the words of the kernel or the tool."""

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from netsim.client.api import Api
 from netsim.client.http import HttpTransport
 from netsim.client.informerset import InformerSet
-from netsim.kernel.iptables import Backend
 from netsim.kernel.netns import Netns
 from netsim.kernel.process import Spawner
 from netsim.model.clock import Clock, SystemClock
@@ -19,16 +18,12 @@ from netsim.model.kinds import NODE
 from netsim.model.objects import Object
 from proxy.addresses import parse_ip
 from proxy.component import NodeProxy, ProxyComponent
-from proxy.config import ProxyConfig
-from proxy.iptables.plan import IptablesDialect
-from proxy.iptables.target import IptablesTarget
+from proxy.modes import MODES
 from proxy.options import Options, parse_options
 
 log = logging.getLogger("netsim-proxy")
 
 NODE_RETRY_S = 1.0
-_BACKENDS: tuple[Backend, ...] = ("nft", "legacy")
-_FAMILIES = (4, 6)
 
 
 class _Stopped(Exception):
@@ -52,20 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 async def clean_up(spawner: Spawner) -> None:
     """Remove what any proxy mode ever wrote in this namespace; may be repeated. Raises KernelError."""
     netns = Netns.current()
-    dialect = IptablesDialect()
-    found = False
-    for backend in _BACKENDS:
-        target = IptablesTarget(netns, spawner, ProxyConfig(), backend=backend)
-        for family in _FAMILIES:
-            try:
-                existing = await target.look(family)
-            except (FeatureMissing, KernelError) as error:
-                log.info("IPv%d, iptables-%s: %s", family, backend, error)  # what does not work here wrote nothing here
-                continue
-            found = True
-            await target.apply(dialect.plan_cleanup(family, existing))
-    if not found:
-        raise FeatureMissing("iptables", "neither iptables-nft nor iptables-legacy works here")
+    found = [await mode.clean_up(netns, spawner) for mode in MODES.values()]
+    if not any(found):
+        raise FeatureMissing("iptables", f"none of {', '.join(MODES)} works here")
 
 
 async def _run(options: Options, spawner: Spawner) -> None:

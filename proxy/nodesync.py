@@ -168,7 +168,7 @@ class NodeSync:
             self.full_syncs += 1
         else:
             plan = self._dialect.plan_changes(snapshot, pending.keys(), self.state, self.view)
-        if plan.text:
+        if plan:
             self.syncs += 1
             await self._target.apply(plan)
         self.state = plan.state

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from netsim.model.errors import UsageError
 from proxy.addresses import choose_cidrs, family_of, parse_cidr, parse_ip
-from proxy.config import DETECT_LOCAL_MODES, MODES, ProxyConfig, check_proxy_config
+from proxy.config import DETECT_LOCAL_MODES, ProxyConfig, check_proxy_config
+from proxy.modes import MODES
 
-_MODES_TO_COME = ("nftables", "ipvs")
+_MODES_TO_COME = tuple(mode for mode in ("nftables", "ipvs") if mode not in MODES)
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 UPSTREAM_MIN_SYNC_PERIOD = "1s"
 UPSTREAM_SYNC_PERIOD = "30s"
@@ -71,7 +72,7 @@ def parse_options(argv: Sequence[str]) -> Options:
     """Raises UsageError, InputError; SystemExit for --help and unknown flags."""
     args = make_parser().parse_args(argv)
     if args.proxy_mode in _MODES_TO_COME:
-        hint = f"--proxy-mode {MODES[0]}"
+        hint = f"--proxy-mode {next(iter(MODES))}"
         raise UsageError(f"--proxy-mode {args.proxy_mode}: this proxy does not have that mode yet", hint=hint)
     if not args.cleanup and not (args.kubeconfig and args.node_name):
         raise UsageError("--kubeconfig and --node-name are needed", hint="netsim-proxy --help")

@@ -1,0 +1,80 @@
+"""The proxy's modes, in one table: a mode's name, its dialect, its hands on a node, and how to remove what it wrote.
+
+A new mode is one line in ``MODES`` and its three functions; nothing else here asks for a mode by name. Their modules
+are imported when asked for, so that a proxy loads one mode's code and kernel libraries only. A mode of clusters that
+``netsim up`` makes must be in ``netsim.model.config.PROXY_MODES`` too.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from netsim.model.errors import FeatureMissing, KernelError
+
+if TYPE_CHECKING:
+    from netsim.kernel.iptables import Backend
+    from netsim.kernel.netns import Netns
+    from netsim.kernel.process import Spawner
+    from proxy.config import ProxyConfig
+    from proxy.dialect import Dialect, Target
+
+log = logging.getLogger(__name__)
+_FAMILIES = (4, 6)
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """make_dialect: one for all nodes. make_target: one for each node.
+
+    clean_up: removes what this mode ever wrote in a namespace, both families; may be repeated; False when nothing of
+    the mode works there, and so nothing can be there.
+    """
+
+    name: str
+    make_dialect: Callable[[], Dialect]
+    make_target: Callable[[Netns, Spawner, ProxyConfig], Target]
+    clean_up: Callable[[Netns, Spawner], Awaitable[bool]]
+
+
+def _iptables_dialect() -> Dialect:
+    from proxy.iptables.plan import IptablesDialect
+
+    return IptablesDialect()
+
+
+def _iptables_target(netns: Netns, spawner: Spawner, config: ProxyConfig) -> Target:
+    from proxy.iptables.target import IptablesTarget
+
+    return IptablesTarget(netns, spawner, config)
+
+
+async def _clean_iptables(netns: Netns, spawner: Spawner) -> bool:
+    from proxy.config import ProxyConfig
+    from proxy.iptables.plan import IptablesDialect
+    from proxy.iptables.target import IptablesTarget
+
+    dialect = IptablesDialect()
+    backends: tuple[Backend, ...] = ("nft", "legacy")
+    found = False
+    for backend in backends:
+        target = IptablesTarget(netns, spawner, ProxyConfig(), backend=backend)
+        for family in _FAMILIES:
+            try:
+                existing = await target.look(family)
+            except (FeatureMissing, KernelError) as error:
+                log.info("IPv%d, iptables-%s: %s", family, backend, error)  # what does not work here wrote nothing here
+                continue
+            found = True
+            await target.apply(dialect.plan_cleanup(family, existing))
+    return found
+
+
+MODES: dict[str, Mode] = {
+    mode.name: mode
+    for mode in (  # one line each
+        Mode("iptables", _iptables_dialect, _iptables_target, _clean_iptables),
+    )
+}
