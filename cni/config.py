@@ -181,6 +181,7 @@ def _parse_mac(mac: str) -> str:
 def _parse_ipam(reader: Reader, runtime: Reader, overrides: Reader, args: CniArgs, version: str) -> Ipam | None:
     """None for a link without addresses: no ``ipam``, or one without type, as the reference has it."""
     ipam = reader.object("ipam")
+    requested = _parse_requested(runtime, overrides, args)
     if not ipam.text("type"):
         return None
     bodies: list[list[Mapping[str, Any]]] = []
@@ -202,7 +203,7 @@ def _parse_ipam(reader: Reader, runtime: Reader, overrides: Reader, args: CniArg
         routes=tuple(_parse_route(one) for one in ipam.readers("routes")),
         data_dir=ipam.text("dataDir") or DEFAULT_DATA_DIR,
         resolv_conf=ipam.text("resolvConf"),
-        requested=_parse_requested(runtime, overrides, args),
+        requested=requested,
     )
 
 
