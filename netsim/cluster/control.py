@@ -132,10 +132,15 @@ class ControlServer:
         while not ending.done():
             incoming = asyncio.ensure_future(_receive(connection))
             waited_for: set[asyncio.Future[Any]] = {ending, incoming}
-            await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
-            if not incoming.done():
+            try:
+                await asyncio.wait(waited_for, return_when=asyncio.FIRST_COMPLETED)
+                if not incoming.done():
+                    continue
+            finally:
+                # Gone before anybody else reads from or closes this connection: a reader left behind for a closed
+                # descriptor would make the event loop deaf to the next connection with the same number.
                 incoming.cancel()
-                continue
+                await asyncio.wait({incoming})
             received = incoming.result()
             if received is None:
                 process.kill(signal.SIGKILL)  # its terminal is gone too
@@ -169,16 +174,17 @@ class ControlServer:
 async def _receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
     """wire.receive that waits in the event loop."""
     loop = asyncio.get_running_loop()
+    descriptor = sock.fileno()
     while True:
         try:
             return wire.receive(sock)
         except BlockingIOError:
             readable = loop.create_future()
-            loop.add_reader(sock.fileno(), _resolve, readable)
+            loop.add_reader(descriptor, _resolve, readable)
             try:
                 await readable
             finally:
-                loop.remove_reader(sock.fileno())
+                loop.remove_reader(descriptor)
         except ConnectionResetError:
             return None
 
