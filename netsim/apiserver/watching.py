@@ -58,6 +58,7 @@ class ServerWatch:
         self._cursor = cursor
         self._selection = selection
         self._ready: list[WatchEvent] = initial[::-1]  # taken from the end
+        self._initial_left = len(initial)
         self._bookmark = bookmark
         self._ended = False
 
@@ -71,24 +72,35 @@ class ServerWatch:
                 raise StopAsyncIteration
             self._ready = batch[::-1]
         event = self._ready.pop()
+        self._initial_left = max(0, self._initial_left - 1)
         return {"type": event.type, "object": event.object}
 
     async def batch(self) -> list[WatchEvent]:
         """What there is now, else what comes next; empty when the watch has ended."""
-        if self._ready:
-            ready, self._ready = self._ready[::-1], []
-            return ready
-        while not self._ended and not self._cursor.closed:
+        while not self._ended or self._ready:
+            self._fill()
+            if self._ready:
+                ready, self._ready = self._ready[::-1], []
+                self._initial_left = 0
+                return ready
+            if self._cursor.closed:
+                break
+            await self._cursor.wait()
+        return []
+
+    def _fill(self) -> None:
+        """Take what is there, and drop what this watch does not select."""
+        while not self._ready and not self._ended and not self._cursor.caught_up:
             try:
                 changes = self._cursor.take()
             except ApiError as error:  # compaction has overtaken this watch: say so, and end
                 self._ended = True
-                return [WatchEvent(ERROR, error.to_status())]
+                self._ready = [WatchEvent(ERROR, error.to_status())]
+                return
+            if not changes and self._cursor.closed:
+                return
             events = [event for change in changes if (event := self._see(change)) is not None]
-            if events:
-                return events
-            await self._cursor.wait()
-        return []
+            self._ready = events[::-1]
 
     def _see(self, change: Change) -> WatchEvent | None:
         selection = self._selection
@@ -102,9 +114,12 @@ class ServerWatch:
 
     def delivered(self) -> int:
         """Every event up to this revision has been handed out."""
-        if self._ready:
-            return int(self._ready[-1].object["metadata"]["resourceVersion"]) - 1
-        return self._cursor.delivered
+        self._fill()
+        if not self._ready:
+            return self._cursor.delivered
+        if self._initial_left or self._ready[-1].type == ERROR:
+            return 0  # initial events come by name, not by revision; after an error nothing is sure
+        return int(self._ready[-1].object["metadata"]["resourceVersion"]) - 1
 
     def bookmark(self, *, initial_end: bool = False) -> WatchEvent:
         """A BOOKMARK at ``delivered()``."""

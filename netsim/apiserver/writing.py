@@ -154,6 +154,7 @@ def patch(
     state: State, route: Route, body: Any, content_type: str, query: Mapping[str, str], warnings: list[str]
 ) -> Object:
     """PATCH of an object or of its status."""
+    patch_type(content_type)  # first, so that a client that creates by PATCH hears why it can't
     record = state.record(route.kind, route.namespace, route.name or "")
     patched = apply_patch(record.value, body, content_type, route.kind.kind)
     if route.subresource == "status":
@@ -164,30 +165,32 @@ def patch(
     return replace(state, route, record, obj, query)
 
 
+def patch_type(content_type: str) -> str:
+    """The media type of a patch. Raises ApiError 415 for one that is not supported."""
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type in (JSON, ""):
+        return MERGE_PATCH  # in process, and from clients that do not say
+    accepted = (JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH)
+    if media_type in accepted:
+        return media_type
+    listed = ", ".join(accepted)
+    if media_type.startswith(_APPLY_PATCH):
+        why = "server-side apply is not supported: use kubectl apply without --server-side"
+        raise ApiError(415, "UnsupportedMediaType", f"{why} (accepted media types: {listed})")
+    why = "the body of the request was in an unknown format - accepted media types include"
+    raise ApiError(415, "UnsupportedMediaType", f"{why}: {listed}")
+
+
 def apply_patch(document: Object, body: Any, content_type: str, type_: str) -> Any:
     """``document`` patched as the content type says; shares what did not change. Raises ApiError 400, 415, 422."""
-    media_type = content_type.partition(";")[0].strip().lower()
-    if media_type in (MERGE_PATCH, JSON, ""):
-        if not isinstance(body, dict):
-            raise bad_request("a merge patch is an object")
-        return merge_patch(document, body)
+    media_type = patch_type(content_type)
     if media_type == STRATEGIC_PATCH:
         return strategic_merge(document, body, type_)
     if media_type == JSON_PATCH:
         return json_patch(document, body)
-    accepted = ", ".join((JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH))
-    if media_type.startswith(_APPLY_PATCH):
-        raise ApiError(
-            415,
-            "UnsupportedMediaType",
-            "server-side apply is not supported: use kubectl apply without --server-side "
-            f"(accepted media types: {accepted})",
-        )
-    raise ApiError(
-        415,
-        "UnsupportedMediaType",
-        f"the body of the request was in an unknown format - accepted media types include: {accepted}",
-    )
+    if not isinstance(body, dict):
+        raise bad_request("a merge patch is an object")
+    return merge_patch(document, body)
 
 
 def _patch_status(

@@ -249,6 +249,7 @@ class Cursor:
         """Return when there may be something to take, or the store was closed."""
         if not self.caught_up or self.closed:
             return
+        self._seen = max(self._seen, self._store.revision)
         waiter = asyncio.get_running_loop().create_future()
         self._resource.waiters.append(waiter)
         try:

@@ -216,15 +216,15 @@ def test_binding_assigns_a_node_once(server: Server) -> None:
     with pytest.raises(ApiError, match='pod web is already assigned to node "n1"') as caught:
         server.create(f"{WEB}/binding", binding)
     assert (caught.value.code, caught.value.reason) == (409, "Conflict")
-    with pytest.raises(ApiError, match="target.name: Required value"):
+    with pytest.raises(ApiError, match=r"target.name: Required value"):
         server.create(f"{WEB}/binding", {"target": {}})
 
 
 def test_the_status_must_have_a_known_phase_and_types(server: Server) -> None:
     server.create(PODS, make_pod())
-    with pytest.raises(ApiError, match='status.phase: Unsupported value: "Busy"'):
+    with pytest.raises(ApiError, match=r'status.phase: Unsupported value: "Busy"'):
         server.patch(f"{WEB}/status", {"status": {"phase": "Busy"}})
-    with pytest.raises(ApiError, match="unmarshal number into .* podIP of type string"):
+    with pytest.raises(ApiError, match=r"unmarshal number into .* podIP of type string"):
         server.patch(f"{WEB}/status", {"status": {"podIP": 5}})
 
 

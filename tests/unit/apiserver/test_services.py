@@ -67,8 +67,8 @@ def test_a_taken_cluster_ip_is_refused_in_upstreams_words(server: Server) -> Non
     with pytest.raises(ApiError) as caught:
         server.create(SERVICES, make_service("b", clusterIP="10.96.0.10"))
     assert caught.value.message == (
-        'Service "b" is invalid: spec.clusterIPs: Invalid value: []string{"10.96.0.10"}: failed to allocate IP 10.96.0.10: '
-        "provided IP is already allocated"
+        'Service "b" is invalid: spec.clusterIPs: Invalid value: []string{"10.96.0.10"}: failed to allocate IP 10.96.0.10'
+        ": provided IP is already allocated"
     )
     refused(
         server,
@@ -94,8 +94,8 @@ def test_a_taken_node_port_is_refused_in_upstreams_words(server: Server) -> None
     refused(
         server,
         make_service("b", {"port": 80, "nodePort": 80}, type="NodePort"),
-        r"spec.ports\[0\].nodePort: Invalid value: 80: provided port is not in the valid range. The range of valid ports is "
-        "30000-32767",
+        r"spec.ports\[0\].nodePort: Invalid value: 80: provided port is not in the valid range. "
+        "The range of valid ports is 30000-32767",
     )
 
 

@@ -154,7 +154,9 @@ def test_unknown_fields_are_kept_named_or_refused_as_asked() -> None:
 def test_unknown_kinds_are_refused_with_the_list_of_known_ones() -> None:
     server = Server()
     for path in ("/apis/batch/v1/namespaces/default/jobs", f"{NS}/secrets", "/nonsense", f"{PODS}/a/exec2", "/apis/x"):
-        with pytest.raises(ApiError, match="known kinds: v1 Namespace, v1 Node, v1 Pod,.*apps/v1 Deployment") as caught:
+        with pytest.raises(
+            ApiError, match=r"known kinds: v1 Namespace, v1 Node, v1 Pod,.*apps/v1 Deployment"
+        ) as caught:
             server.get(path)
         assert code_and_reason(caught) == (404, "NotFound")
 
@@ -167,8 +169,8 @@ def test_a_stale_update_is_a_conflict() -> None:
         server.update(f"{CONFIG_MAPS}/c", {**first, "data": {"a": "3"}})
     assert code_and_reason(caught) == (409, "Conflict")
     assert caught.value.message == (
-        'Operation cannot be fulfilled on configmaps "c": the object has been modified; please apply your changes to the '
-        "latest version and try again"
+        'Operation cannot be fulfilled on configmaps "c": the object has been modified; please apply your changes to '
+        "the latest version and try again"
     )
     with pytest.raises(ApiError, match="the object has been modified"):
         server.patch(f"{CONFIG_MAPS}/c", {"metadata": {"resourceVersion": "1"}, "data": {"a": "4"}})
