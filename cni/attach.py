@@ -16,7 +16,8 @@ from cni.ipam.store import Store
 from cni.results import host_link, merge, own_ips, way_in
 from cni.types import ALREADY_ATTACHED, IP, KERNEL_REFUSED, NO_ADDRESS, CniError, Interface, Result, Route
 from netsim.kernel.netns import Netns
-from netsim.kernel.rtnl import Rtnl
+from netsim.kernel.rtnl import Rtnl, new_neighbour
+from netsim.kernel.rtnl_read import Link
 from netsim.kernel.rtnl_socket import BatchError
 from netsim.model.errors import KernelError
 
@@ -66,6 +67,8 @@ def attach(place: Place) -> Result:
         mac = bridge.mac_for(conf, choices)
         host_mac = _make_veth(place, link.ifindex, mac)
         inside_mac, routes = _set_up_container(place, pod, choices)
+        if conf.static_neighbours and conf.is_gateway:
+            _introduce(place, pod, choices, link, inside_mac)
     cidrs = [c.cidr for c in choices]
     if conf.ip_masq and cidrs:
         place.undo.add(lambda: place.firewall.unmasquerade(c.partition("/")[0] for c in cidrs))
@@ -118,6 +121,19 @@ def _set_up_container(place: Place, pod: Rtnl, choices: list[Choice]) -> tuple[s
         bridge.wait_until_running(pod, inside.ifindex)
         bridge.wait_until_running(place.node, place.attachment.veth)
     return inside.mac, routes
+
+
+def _introduce(place: Place, pod: Rtnl, choices: list[Choice], link: Link, inside_mac: str) -> None:
+    """Permanent neighbour entries for each other on gateway and container: neither has to ask by ARP.
+
+    Learned entries of all namespaces share one table of 1,024 (gc_thresh3, net/core/neighbour.c), which a thousand
+    containers overflow; permanent ones don't count.
+    """
+    inside = pod.link(place.attachment.ifname)
+    if inside is None:
+        return
+    pod.batch([new_neighbour(str(choice.gateway), link.mac, inside.ifindex) for choice in choices])
+    place.node.batch([new_neighbour(str(choice.address), inside_mac, link.ifindex) for choice in choices])
 
 
 def extend(place: Place, result: Result) -> Result:

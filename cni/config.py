@@ -77,6 +77,7 @@ class NetConf(NamedTuple):
     ip_masq: bool
     mtu: int
     hairpin: bool
+    static_neighbours: bool
     promisc: bool
     port_isolation: bool
     disable_container_interface: bool
@@ -126,6 +127,7 @@ def parse_config(request: Request) -> NetConf:
         ip_masq=reader.flag("ipMasq"),
         mtu=reader.number("mtu", maximum=65535),
         hairpin=reader.flag("hairpinMode"),
+        static_neighbours=reader.flag("staticNeighbours"),
         promisc=reader.flag("promiscMode"),
         port_isolation=reader.flag("portIsolation"),
         disable_container_interface=reader.flag("disableContainerInterface"),

@@ -11,7 +11,7 @@ from cni.config import Ipam, NetConf
 from cni.firewall import Firewall
 from cni.ipam.store import Owner, Store
 from cni.types import INVALID_CONFIG, KERNEL_REFUSED, CniError
-from netsim.kernel.rtnl import Rtnl, del_link
+from netsim.kernel.rtnl import Rtnl, del_link, del_neighbour
 from netsim.kernel.rtnl_socket import BatchError
 from netsim.model.errors import FeatureMissing, KernelError
 
@@ -25,6 +25,8 @@ def detach(attachment: Attachment, conf: NetConf) -> None:
             return
         delete_link(node, attachment.veth)
         record, held = _read_store(attachment, conf)
+        if conf.static_neighbours:
+            _forget(node, conf, held)
         # Whatever it was added with: the configuration may have changed since. Without a record, ask the kernel.
         if record.get("ports", True) if record is not None else conf.port_mappings:
             firewall.unmap_ports(attachment, conf.port_mappings)
@@ -32,6 +34,19 @@ def detach(attachment: Attachment, conf: NetConf) -> None:
             firewall.unmasquerade(held)
         if conf.ipam:
             release(conf.ipam, conf.name, attachment.owner)
+
+
+def _forget(node: Rtnl, conf: NetConf, held: list[str]) -> None:
+    """Removes the bridge's permanent neighbour entries for these addresses; those inside went with the link."""
+    link = node.link(conf.bridge)
+    if link is None:
+        return
+    for address in held:
+        try:
+            node.batch([del_neighbour(address, link.ifindex)])
+        except BatchError as error:
+            if error.errno != errno.ENOENT:
+                raise
 
 
 def _read_store(attachment: Attachment, conf: NetConf) -> tuple[dict[str, object] | None, list[str]]:

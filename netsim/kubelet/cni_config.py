@@ -105,6 +105,7 @@ def _own_conflist(config: ClusterConfig) -> Mapping[str, Any]:
                 "bridge": POD_BRIDGE,
                 "isGateway": True,
                 "hairpinMode": True,
+                "staticNeighbours": True,
                 "ipMasq": False,  # the node masquerades what leaves the cluster
                 "mtu": mtu,
                 "capabilities": {"portMappings": True, "bandwidth": True, "ips": True, "mac": True},
