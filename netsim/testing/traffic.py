@@ -3,6 +3,7 @@
 No process is started: a socket belongs to the namespace it was opened in, wherever it is used.
 """
 
+import contextlib
 import http.client
 import socket
 from collections.abc import Mapping
@@ -97,7 +98,8 @@ class Traffic:
         data = payload.encode() if isinstance(payload, str) else payload
         with self._socket(where, address, socket.SOCK_DGRAM, source_port, timeout_s) as sock:
             sock.connect((address, port))
-            sock.send(data)
+            with contextlib.suppress(PermissionError):
+                sock.send(data)
             return sock.recv(65535)
 
     def listen(self, where: str, port: int = 0, *, address: str = "0.0.0.0", backlog: int = 16) -> socket.socket:

@@ -22,6 +22,7 @@ PROTOCOLS = ("tcp", "udp")
 ENDPOINT_NODE, OTHER_NODE = "node-1", "node-2"
 QUIET_S = 0.7
 WORKERS = 12
+RATE_LIMIT_TRIES = 12
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,15 @@ def expected_fate(cell: Cell) -> str:
 def _fate_of_local_node_port_inside(cell: Cell, from_pod: bool) -> str:
     """externalTrafficPolicy Local, asked from inside the cluster: the short circuit, where the packet meets it.
 
-    A pod's packet is treated as internal traffic on its own node only if the addressed node is that node; towards
-    another node's address it arrives there as a pod's packet all the same, since pod to node traffic keeps its source.
+    A packet from any pod goes to any endpoint, its source kept, on whichever node it arrives: the local traffic
+    detector is the pod network (detectLocalMode ClusterCIDR). That has a trap, in upstream too: a pod that asks another node's
+    port for an endpoint on its own node gets its answer straight over their bridge, past the node that translated the
+    address, from an address it did not ask.
     """
     own, node = "answered from its own address", "answered from a node's address"
     if from_pod:
+        if cell.source == "pod beside it" and cell.destination == "NodePort of another node":
+            return "silence"
         return node if cell.source == "the endpoint itself" else own
     addressed = ENDPOINT_NODE if cell.destination == "NodePort of the endpoint's node" else OTHER_NODE
     asking = ENDPOINT_NODE if cell.source == "its node" else OTHER_NODE
@@ -136,6 +141,18 @@ def deploy(cluster: Cluster, namespace: str, traffic: Traffic) -> Ground:
     return Ground(traffic, where, addresses, nodes, targets)
 
 
+def reach_patiently(ground: Ground, cell: Cell) -> str:
+    """The fate of a cell. Silence where a refusal is due is asked again: the kernel sends one host only so many ICMP
+    errors (icmp_ratelimit: six at once, then one a second), and this matrix provokes more.
+    """
+    fate = reach(ground, cell)
+    for _ in range(RATE_LIMIT_TRIES):
+        if fate != "silence" or expected_fate(cell) != "refused":
+            break
+        fate = reach(ground, cell)
+    return fate
+
+
 def reach(ground: Ground, cell: Cell) -> str:
     """What became of one real request."""
     address, port = ground.targets[cell.destination, cell.policy, cell.endpoints, cell.protocol]
@@ -161,11 +178,11 @@ def test_every_cell_of_the_matrix(cluster: Cluster, namespace: str, traffic: Tra
     ground = deploy(cluster, namespace, traffic)
     cells = every_cell()
     with ThreadPoolExecutor(WORKERS) as pool:
-        fates = dict(zip(cells, pool.map(lambda cell: reach(ground, cell), cells), strict=True))
+        fates = dict(zip(cells, pool.map(lambda cell: reach_patiently(ground, cell), cells), strict=True))
     wrong = [
         f"{cell}: {fate}, expected {expected_fate(cell)}" for cell, fate in fates.items() if fate != expected_fate(cell)
     ]
-    assert wrong == []
+    assert not wrong, "\n".join(wrong)
     sizes = [len(axis) for axis in (DESTINATIONS, POLICIES, ENDPOINTS, SOURCES, PROTOCOLS)]
     assert len(fates) == sizes[0] * sizes[1] * sizes[2] * sizes[3] * sizes[4] == 144
     # Every fate is met, or the matrix has lost its teeth.
