@@ -67,8 +67,8 @@ def test_a_taken_cluster_ip_is_refused_in_upstreams_words(server: Server) -> Non
     with pytest.raises(ApiError) as caught:
         server.create(SERVICES, make_service("b", clusterIP="10.96.0.10"))
     assert caught.value.message == (
-        'Service "b" is invalid: spec.clusterIPs: Invalid value: []string{"10.96.0.10"}: failed to allocate IP 10.96.0.10'
-        ": provided IP is already allocated"
+        'Service "b" is invalid: spec.clusterIPs: Invalid value: []string{"10.96.0.10"}: failed to allocate IP '
+        "10.96.0.10: provided IP is already allocated"
     )
     refused(
         server,
