@@ -32,7 +32,7 @@ def bind(state: State, route: Route, body: Any, query: Mapping[str, str]) -> Ans
         raise conflict(route.kind, name, f"pod {name} is being deleted, cannot be assigned to a host")
     if pod_node(pod):
         raise conflict(route.kind, name, f'pod {name} is already assigned to node "{pod_node(pod)}"')
-    condition = {"type": "PodScheduled", "status": "True", "lastProbeTime": None, "lastTransitionTime": state.now()}
+    condition = {"type": "PodScheduled", "status": "True", "lastTransitionTime": state.now()}
     status = {**pod["status"], "conditions": with_condition(pod["status"].get("conditions") or [], condition)}
     metadata = dict(pod["metadata"])
     annotations = (body.get("metadata") or {}).get("annotations")

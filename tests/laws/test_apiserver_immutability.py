@@ -30,12 +30,15 @@ def patched(path: str, patch: Any, *types: str) -> list[tuple[str, str, Any, str
     return [("PATCH", path, patch, type_) for type_ in types or (MERGE, STRATEGIC)]
 
 
-OPERATIONS = [
+FIRST = [
     *created(f"{NS}/pods", spec=TEMPLATE["spec"]),
     *created(f"{NS}/services", spec={"type": "NodePort", "ports": [{"port": 80}], "selector": LABELS}),
     *created(f"{APPS}/deployments", spec={"selector": {"matchLabels": LABELS}, "template": TEMPLATE}),
     *created("/api/v1/namespaces"),
     *created("/api/v1/namespaces/x/pods", spec=TEMPLATE["spec"]),
+]
+OPERATIONS = [
+    *FIRST,
     ("POST", f"{NS}/pods/x/binding", {"target": {"name": "n1"}}, ""),
     *patched(f"{NS}/pods/x", {"metadata": {"labels": {"more": "y"}, "finalizers": ["a.b/c"]}}),
     *patched(f"{NS}/pods/x", {"metadata": {"finalizers": None}}),
@@ -65,9 +68,9 @@ def test_what_was_handed_out_never_changes(operations: list[tuple[str, str, Any,
         store = Store()
         server = ApiServer(store, ClusterConfig(), FakeClock())
         codes = []
-        for number, (method, path, body, content_type) in enumerate(operations):
+        for number, (method, path, body, content_type) in enumerate([*FIRST, *operations]):
             before = repr(body)
-            query = {"dryRun": "All"} if dry and number % 3 == 0 else {}
+            query = {"dryRun": "All"} if dry and number > len(FIRST) and number % 3 == 0 else {}
             codes.append((await server.handle(Request(method, path, query, body, content_type))).status)
             assert repr(body) == before  # nor does what the caller gave
         for resource in store._resources.values():

@@ -213,6 +213,7 @@ def test_binding_assigns_a_node_once(server: Server) -> None:
     pod = server.get(WEB)
     assert pod["spec"]["nodeName"] == "n1"
     assert [(c["type"], c["status"]) for c in pod["status"]["conditions"]] == [("PodScheduled", "True")]
+    server.patch(f"{WEB}/status", {"status": {"phase": "Running"}})  # what was bound can be written on
     with pytest.raises(ApiError, match='pod web is already assigned to node "n1"') as caught:
         server.create(f"{WEB}/binding", binding)
     assert (caught.value.code, caught.value.reason) == (409, "Conflict")
