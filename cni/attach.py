@@ -71,7 +71,8 @@ def attach(place: Place) -> Result:
             _introduce(place, pod, choices, link, inside_mac)
     cidrs = [c.cidr for c in choices]
     if conf.ip_masq and cidrs:
-        place.undo.add(lambda: place.firewall.unmasquerade(c.partition("/")[0] for c in cidrs))
+        addresses = [c.partition("/")[0] for c in cidrs]
+        place.undo.add(lambda: place.firewall.unmasquerade(conf.name, addresses))
         place.firewall.masquerade(place.attachment, cidrs)
     made = Result(
         interfaces=(

@@ -31,7 +31,7 @@ def detach(attachment: Attachment, conf: NetConf) -> None:
         if record.get("ports", True) if record is not None else conf.port_mappings:
             firewall.unmap_ports(attachment, conf.port_mappings)
         if held and (conf.ip_masq or record is None or record.get("masquerade", True)):
-            firewall.unmasquerade(held)
+            firewall.unmasquerade(conf.name, held)
         if conf.ipam:
             release(conf.ipam, conf.name, attachment.owner)
 

@@ -54,16 +54,16 @@ class Firewall:
         """A map or chain as text. One in each run: nft 1.0.6 finds only the last of several that are asked for."""
         return self._if_there(f"list {'map' if name in _MAPS else 'chain'} {nat.TABLE} {name}\n")
 
-    def _masquerade_elements(self) -> list[tuple[str, str]]:
-        return [element for name in nat.MASQUERADE_MAPS for element in nat.parse_masquerade(self._list(name))]
-
     def _port_elements(self) -> list[tuple[str, str, str]]:
         return [(name, *element) for name in nat.PORT_MAPS for element in nat.parse_ports(self._list(name))]
 
     # -- masquerading
 
     def masquerade(self, attachment: Attachment, cidrs: Sequence[str]) -> None:
-        """Traffic of these addresses that leaves the network gets the node's address."""
+        """Traffic of these addresses that leaves the network gets the node's address.
+
+        CniError ALREADY_ATTACHED if another network has one of them on this node.
+        """
         elements = nat.plan_masquerade_elements(attachment, cidrs)
         try:
             self._run(elements)  # all that the second pod of a network needs
@@ -71,20 +71,31 @@ class Firewall:
             if error.errno not in (errno.ENOENT, errno.EEXIST):
                 raise
             # The network's first pod; or elements left behind by somebody who lost the address store.
-            self.unmasquerade(c.partition("/")[0] for c in cidrs)
+            addresses = [c.partition("/")[0] for c in cidrs]
+            self.unmasquerade(attachment.network, addresses)
+            for address in addresses:
+                other = self._masquerade_chain(address)
+                if other:
+                    words = f"ipMasq: another network on this node has the address {address} too"
+                    raise CniError(ALREADY_ATTACHED, words, f"chain {other} of nft table {nat.TABLE}") from None
             self._run(nat.plan_skeleton() + nat.plan_masquerade_chain(attachment.network, cidrs) + elements)
 
-    def unmasquerade(self, addresses: Iterable[str]) -> None:
-        """Undoes `masquerade`; may be repeated."""
+    def unmasquerade(self, network: str, addresses: Iterable[str]) -> None:
+        """Undoes `masquerade`, for addresses of this network only; may be repeated."""
         for address in addresses:
-            self._if_there(nat.plan_masquerade_removal([address]))
+            if self._masquerade_chain(address).startswith(nat.masquerade_prefix(network)):
+                self._if_there(nat.plan_masquerade_removal([address]))
+
+    def _masquerade_chain(self, address: str) -> str:
+        """The chain that an address leads to, "" for none."""
+        found = nat.parse_masquerade(self._if_there(nat.plan_masquerade_query(address)))
+        return found[0][1] if found else ""
 
     def check_masquerade(self, attachment: Attachment, cidrs: Sequence[str]) -> None:
         """CniError unless every address leads to its network's chain, and that masquerades."""
         chain = masquerade_chain(attachment.network, sorted({nat.network_of(c) for c in cidrs}))
-        found = dict(self._masquerade_elements())
         for cidr in cidrs:
-            if found.get(cidr.partition("/")[0]) != chain:
+            if self._masquerade_chain(cidr.partition("/")[0]) != chain:
                 raise CniError(CHECK_FAILED, f"ipMasq: no masquerading for {cidr} in table {nat.TABLE}")
         if "masquerade" not in self._list(chain):
             raise CniError(CHECK_FAILED, f"ipMasq: chain {chain} of table {nat.TABLE} does not masquerade")
@@ -163,9 +174,8 @@ class Firewall:
 
     def sweep(self, network: str, valid: Iterable[Attachment], reserved: Callable[[str], bool]) -> None:
         """Removes every rule of a network that belongs to no valid attachment and no reserved address."""
-        ours = f"masq-{network_digest(network)}-"
-        elements = self._masquerade_elements()
-        self.unmasquerade(a for a, chain in elements if chain.startswith(ours) and not reserved(a))
+        elements = [e for name in nat.MASQUERADE_MAPS for e in nat.parse_masquerade(self._list(name))]
+        self.unmasquerade(network, [address for address, _ in elements if not reserved(address)])
         kept = {attachment.port_chain for attachment in valid}
         prefix = f"hp-{network_digest(network)}-"
         self._remove_ports(lambda chain: chain.startswith(prefix) and chain not in kept, ())

@@ -17,7 +17,7 @@ DEL that finds the namespace gone.
 import re
 from collections.abc import Iterable, Sequence
 
-from cni.attachment import Attachment, masquerade_chain
+from cni.attachment import Attachment, masquerade_chain, network_digest
 from cni.config import PortMapping
 from cni.ipam.ranges import parse_subnet
 from netsim.model.marks import PORTMAP_MASQUERADE
@@ -97,6 +97,16 @@ def plan_masquerade_chain(network: str, cidrs: Sequence[str]) -> str:
         lines.append(f"add rule {TABLE} {chain} {_IP[family_of(target)]} daddr {target} return")
     lines.append(f'add rule {TABLE} {chain} masquerade comment "network {network[:100]}"')
     return "\n".join(lines) + "\n"
+
+
+def masquerade_prefix(network: str) -> str:
+    """What the names of a network's masquerade chains begin with."""
+    return f"masq-{network_digest(network)}-"
+
+
+def plan_masquerade_query(address: str) -> str:
+    """Asks for the element of an address; fails if there is none."""
+    return f"get element {TABLE} masquerade{family_of(address)} {{ {address} }}\n"
 
 
 def plan_masquerade_removal(addresses: Iterable[str]) -> str:
