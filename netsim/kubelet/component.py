@@ -38,7 +38,10 @@ MACHINE_RESOLV_CONF = Path("/etc/resolv.conf")
 
 
 class KubeletComponent:
-    """A Component. ``publish(name, netns)`` gives a pod's namespace its name, and takes it away with None."""
+    """A Component. ``publish(name, netns)`` gives a pod's namespace its name, and takes it away with None.
+
+    Raises CniError when the cluster's own conflist is wrong.
+    """
 
     name = "kubelet"
 
@@ -56,6 +59,9 @@ class KubeletComponent:
         publish: Callable[[str, Netns | None], None],
         providers: Sequence[BuiltinProvider] = (),
     ) -> None:
+        plan_network(
+            config, str(config.pod_cidr), ""
+        )  # a wrong conflist is told now, not by nodes that never get ready
         self._pods = informers.of(POD)
         self._nodes_informer = informers.of(NODE)
         config_maps, services = informers.of(CONFIG_MAP), informers.of(SERVICE)
@@ -109,7 +115,7 @@ class KubeletComponent:
     def mark_network_ready(self, node: str) -> None:
         """The node's pod network is built: it becomes Ready, and pods that waited for it start. May be repeated.
 
-        Raises CniError when the cluster's own conflist is wrong.
+        Raises CniError when the node has no pod CIDR yet.
         """
         known = self._nodes[node]
         obj = self._nodes_informer.get(None, node) or {}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cni.types import CniError
 from netsim.kernel.netns import run_in
 from netsim.kubelet.cni_config import parse_conflist
 from netsim.model.config import ClusterConfig, make_nodes
@@ -286,3 +287,8 @@ def test_a_missing_volume_is_told_and_waited_for(world: World) -> None:
         assert 'configmap "none" not found' in event[1]
 
     world.play(scenario)
+
+
+def test_a_wrong_conflist_is_told_at_once(make_world: MakeWorld) -> None:
+    with pytest.raises(CniError, match='invalid plugin type "a/b"'):
+        make_world(config=ClusterConfig(nodes=make_nodes(2), cni={"name": "n", "plugins": [{"type": "a/b"}]}))

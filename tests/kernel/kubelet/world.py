@@ -47,7 +47,6 @@ class World:
         self.events = EventRecorder(self.api, "kubelet", clock=self.clock)
         self.published: dict[str, Netns] = {}
         self.pod_cidrs = pod_cidrs
-        self.nodes = [Netns.create(node.name) for node in self.config.nodes]
         self.spawner = spawner
         self.kubelet = KubeletComponent(
             api=self.api,
@@ -61,6 +60,7 @@ class World:
             publish=self._publish,
             providers=providers,
         )
+        self.nodes = [Netns.create(node.name) for node in self.config.nodes]
 
     def _publish(self, name: str, netns: Netns | None) -> None:
         if netns is None:
