@@ -70,12 +70,13 @@ def up(
         )
         close_at_end(cluster)
         found = cluster.status()
+    asked = _watch_signals() if foreground else None  # before anybody is told that it is up, and may end it
     if output == "json":
         print_json(found)
     else:
         _print_started(found, time.monotonic() - started)
-    if foreground:
-        _stay(cluster)
+    if asked is not None:
+        _stay(cluster, asked)
 
 
 def _print_started(status: dict[str, Any], took_s: float) -> None:
@@ -91,11 +92,16 @@ def _print_started(status: dict[str, Any], took_s: float) -> None:
     click.echo(f"  netsim down {name}")
 
 
-def _stay(cluster: "Cluster") -> None:
-    """Wait for SIGINT, SIGTERM, or the end of the cluster process; the cluster is down afterwards."""
+def _watch_signals() -> threading.Event:
+    """An event that SIGINT, SIGTERM and SIGHUP set from now on."""
     asked = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: asked.set())
+    return asked
+
+
+def _stay(cluster: "Cluster", asked: threading.Event) -> None:
+    """Wait for ``asked`` or the end of the cluster process; the cluster is down afterwards."""
     click.echo("press Ctrl-C to end it", err=True)
     try:
         while not asked.wait(1.0):

@@ -1,6 +1,5 @@
 """``exec`` and ``shell``: processes in a pod, on a node, or on the external host."""
 
-import errno
 import os
 import shutil
 import sys
@@ -11,19 +10,29 @@ import click
 from netsim.cli.base import NetsimCommand, State, complete_places, namespace_option, pass_state
 from netsim.cli.errors import print_error
 from netsim.cli.terminal import Signaller, run_plain, run_with_pty
-from netsim.model.errors import KernelError, NetsimError, UsageError
+from netsim.model.errors import NetsimError, UsageError
 from netsim.model.names import FABRIC
 from netsim.model.where import parse_where
 
 # What programs ask about the terminal they print on; all else of the caller's environment stays here.
 TERMINAL_VARIABLES = ("TERM", "COLORTERM", "LANG", "LC_ALL", "LC_CTYPE")
+NOT_FOUND_WORDS = "executable file not found in $PATH"
 COMMAND_NOT_FOUND = 127  # as shells and docker exec have it
+
+
+class _ExecCommand(NetsimCommand):
+    """Options may stand before and after WHERE; all after ``--`` is the command. Without ``--`` it starts at the
+    first word after WHERE.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.allow_interspersed_args = "--" in args
+        return super().parse_args(ctx, args)
 
 
 @click.command(
     "exec",
-    cls=NetsimCommand,
-    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    cls=_ExecCommand,
     examples="""
   netsim exec pod/client -- curl -s http://web
   netsim exec node/node-1 -- iptables-save -t nat
@@ -47,10 +56,6 @@ def exec_command(
     127 means that there is no such command there, 128+N that signal N ended it.
     """
     place = str(parse_where(where, namespace))
-    if command[0] == "--":  # the parser keeps it, for it stands after the first argument
-        command = command[1:]
-    if not command:
-        raise UsageError("no COMMAND", hint=f"netsim exec {where} -- COMMAND")
     if tty and not os.isatty(0):
         raise UsageError("--tty needs a terminal on standard input", hint="leave out -t")
     return _run(state, place, list(command), tty=tty, container=container, env={})
@@ -109,8 +114,15 @@ def _run(
     sys.stdout.flush()
     try:
         return run_with_pty(run) if tty else run_plain(run)
-    except KernelError as error:
-        if error.errno != errno.ENOENT:
+    except NetsimError as error:
+        # The kernel's number does not come across the control socket, its words do.
+        if NOT_FOUND_WORDS not in error.message:
             raise
-        print_error(str(NetsimError(error.message, where=error.where)), error.hint)
+        print_error(f"{place or FABRIC}: {error.message}", error.hint or _not_found_hint(argv[0]))
         return COMMAND_NOT_FOUND
+
+
+def _not_found_hint(command: str) -> str:
+    if command.startswith("-"):
+        return "options go before WHERE or before --"
+    return f"places have the machine's own programs: install {command} on it"

@@ -22,6 +22,7 @@ from netsim.model.kinds import Kind, kind_of, known_kinds
 # the largest real manifests (bundles of CRDs) have some 100,000 values.
 MAX_VALUES = 2_000_000
 
+_UNKNOWN_FIELD = re.compile(r'unknown field "([^"]+)"')
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is ten times faster; not every build has it
 _TAG = "tag:yaml.org,2002:"
 _MERGE = _TAG + "merge"
@@ -95,6 +96,8 @@ def locate(error: ApiError, source: SourceObject) -> ApiError:
     """``error``, an answer of the API about ``source``, with the place in the file as its ``where``."""
     causes: Iterable[Mapping[str, Any]] = error.details.get("causes") or ()
     path = next((str(cause["field"]) for cause in causes if cause.get("field")), "")
+    if not path and (unknown := _UNKNOWN_FIELD.search(error.message)):  # strict decoding names it in words only
+        path = unknown[1]
     error.where = source.position_of(path) if path else source.where
     return error
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from netsim.testing.waiting import wait_until
 from tests.kernel.cli.conftest import TIMEOUT_S, Netsim
 
 pytestmark = pytest.mark.needs("root")
@@ -18,11 +19,19 @@ def alone(tmp_path: Path) -> Netsim:
     return Netsim(tmp_path)
 
 
+def is_alive(pid: int) -> bool:
+    """A zombie, which waits for its parent only, is not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def test_status_carries_what_the_contract_says(netsim: Netsim) -> None:
     status = netsim.json("status")
     assert set(status) >= {"name", "pid", "apiServer", "kubeconfig", "proxyMode", "podNetwork", "nodes"}
     assert status["name"] == "cli"
-    assert Path(f"/proc/{status['pid']}").exists()
+    assert is_alive(status["pid"])
     assert status["apiServer"].startswith("https://127.0.0.1:")
     assert Path(status["kubeconfig"]).stat().st_mode & 0o777 == 0o600
     assert (status["proxyMode"], status["podNetwork"], len(status["nodes"])) == ("iptables", "routes", 2)
@@ -60,7 +69,7 @@ def test_the_life_of_a_cluster(alone: Netsim) -> None:
     finally:
         assert alone("down", "life").stdout == 'cluster "life" is down\n'
     assert alone.json("list") == []
-    assert not Path(f"/proc/{started['pid']}").exists()
+    wait_until("its process is gone", lambda: not is_alive(started["pid"]))
     gone = alone("down", "life", status=1).stderr
     assert gone.startswith("error: ")
     assert "next: " in gone
@@ -90,8 +99,7 @@ def test_a_wrong_topology_leaves_nothing(alone: Netsim, tmp_path: Path) -> None:
 def test_a_dead_cluster_is_told_and_cleared(alone: Netsim) -> None:
     pid = alone.json("up", "dead", "--nodes", "1")["pid"]
     subprocess.run(["kill", "-KILL", str(pid)], check=True)
-    while alone.json("list")[0]["state"] != "dead":
-        pass  # the kernel takes it down in its own time
+    wait_until("the kernel has taken it down", lambda: alone.json("list")[0]["state"] == "dead")
     done = alone("status", status=1)
     assert "dead" in done.stderr
     assert "next: " in done.stderr
@@ -108,7 +116,7 @@ def test_in_the_foreground_it_ends_with_an_interrupt(alone: Netsim) -> None:
         pid = json.loads(text)["pid"]
         process.send_signal(signal.SIGINT)
         assert process.wait(TIMEOUT_S) == 0
-    assert not Path(f"/proc/{pid}").exists()
+    wait_until("its process is gone", lambda: not is_alive(pid))
     assert alone.json("list") == []
 
 

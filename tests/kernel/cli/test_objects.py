@@ -85,7 +85,9 @@ def test_get_watch_prints_what_changes(netsim: Netsim) -> None:
     with netsim.start("get", "configmaps", "-l", "watched=yes", "--watch") as watching:
         assert watching.stdout is not None
         try:
-            labelled = CONFIG.format(name="watched", value="one").replace("data:", "  labels: {watched: 'yes'}\ndata:")
+            labelled = CONFIG.format(name="watched", value="one").replace(
+                "\ndata:", "\n  labels: {watched: 'yes'}\ndata:"
+            )
             netsim("apply", "-f", "-", input=labelled)
             assert watching.stdout.readline().split()[0] == "watched"
         finally:

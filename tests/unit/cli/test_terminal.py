@@ -101,7 +101,7 @@ def test_the_window_size_is_passed_on_at_once_and_when_it_changes(shell: Person)
 
 
 def test_control_c_interrupts_the_process_and_not_the_relay(shell: Person) -> None:
-    shell.type("echo go $((1+1)); sleep 1000\n")
+    shell.type("sh -c 'echo go $((1+1)); exec sleep 1000'\n")  # by now the shell has given it the terminal
     shell.see("go 2")
     shell.type("\x03")
     shell.see("ready> ")

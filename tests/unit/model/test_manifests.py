@@ -173,6 +173,8 @@ def test_an_answer_of_the_api_gets_the_place_of_its_first_cause() -> None:
     error = ApiError(422, "Invalid", "no", details={"causes": [{"field": "spec.ports[1].port", "message": "no"}]})
     assert locate(error, service).where == "web.yaml:13"
     assert locate(ApiError(409, "AlreadyExists", "no"), service).where == "web.yaml:2"
+    words = 'strict decoding error: unknown field "spec.ports[0].name"'
+    assert locate(ApiError(400, "BadRequest", words), service).where == "web.yaml:11"
 
 
 SCALARS = (
