@@ -47,7 +47,12 @@ def differences(before: dict[str, str], after: dict[str, str]) -> list[str]:
 
 def processes_of_session(session: str) -> list[str]:
     """``PID COMMAND`` of every living process with this session's mark in its environment, this one left out."""
-    mark = f"{SESSION_VARIABLE}={session}".encode()
+    return processes_with(SESSION_VARIABLE, session)
+
+
+def processes_with(variable: str, value: str) -> list[str]:
+    """``PID COMMAND`` of every living process but this one that has VARIABLE=VALUE in its environment."""
+    mark = f"{variable}={value}".encode()
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():

@@ -68,9 +68,9 @@ def _fate_of_local_node_port_inside(cell: Cell, from_pod: bool) -> str:
     """externalTrafficPolicy Local, asked from inside the cluster: the short circuit, where the packet meets it.
 
     A packet from any pod goes to any endpoint, its source kept, on whichever node it arrives: the local traffic
-    detector is the pod network (detectLocalMode ClusterCIDR). That has a trap, in upstream too: a pod that asks another node's
-    port for an endpoint on its own node gets its answer straight over their bridge, past the node that translated the
-    address, from an address it did not ask.
+    detector is the pod network (detectLocalMode ClusterCIDR). That has a trap, in upstream too: a pod that asks another
+    node's port for an endpoint on its own node gets its answer straight over their bridge, past the node that
+    translated the address, from an address it did not ask.
     """
     own, node = "answered from its own address", "answered from a node's address"
     if from_pod:

@@ -22,7 +22,7 @@ from netsim.model.errors import NetsimError
 from netsim.testing.lookup import pod_ip
 from netsim.testing.traffic import Traffic
 from netsim.testing.waiting import wait_until
-from tests.machine import differences, processes_of_session, read_machine
+from tests.machine import differences, processes_with, read_machine
 from tests.packets.world import HTTP_PORT, make_pod
 
 pytestmark = pytest.mark.needs("root")
@@ -57,9 +57,8 @@ def start_in_background(name: str, state_root: Path, mode: str = "owned") -> "su
 
 
 def processes() -> list[str]:
-    """This session's processes, the starters of this file and the interpreter's own helpers left out."""
-    session = os.environ["NETSIM_TEST_SESSION"]
-    return [line for line in processes_of_session(session) if "netsim.cluster" in line]
+    """The cluster processes of this test: its state directory is in their environment."""
+    return [line for line in processes_with("NETSIM_STATE_DIR", os.environ["NETSIM_STATE_DIR"]) if "netsim" in line]
 
 
 def network_namespaces() -> set[str]:
@@ -75,7 +74,7 @@ def network_namespaces() -> set[str]:
 
 
 @pytest.fixture
-def nothing_is_left() -> Iterator[None]:
+def nothing_is_left(state_root: Path) -> Iterator[None]:
     """The machine is byte for byte what it was, and none of our processes lives."""
     before = read_machine()
     yield
