@@ -233,21 +233,11 @@ def test_no_root_and_no_user_namespaces_is_a_clear_refusal(tmp_path: Path) -> No
         wait_until("a user namespace", lambda: os.readlink(f"/proc/{holder.pid}/ns/user") != own)
         for numbers in ("uid_map", "gid_map"):
             Path(f"/proc/{holder.pid}/{numbers}").write_text("65534 0 1\n0 1 1\n")
-        forbid = (
-            "echo 0 > /proc/sys/user/max_user_namespaces && exec setpriv --reuid=65534 --regid=65534 --clear-groups"
-        )
+        forbid = "echo 0 > /proc/sys/user/max_user_namespaces"
+        drop = 'exec setpriv --reuid=65534 --regid=65534 --clear-groups "$@"'
+        enter = ("nsenter", "--user", f"--target={holder.pid}", "--setuid=0", "--setgid=0")
         done = subprocess.run(
-            [
-                "nsenter",
-                "--user",
-                f"--target={holder.pid}",
-                "--setuid=0",
-                "--setgid=0",
-                "sh",
-                "-c",
-                f"{forbid} && {drop}",
-            ]
-            + ["sh", sys.executable, "-c", TRY_UP, str(tmp_path)],  # noqa: RUF005  two lines read better
+            [*enter, "sh", "-c", f"{forbid} && {drop}", "sh", sys.executable, "-c", TRY_UP, str(tmp_path)],
             capture_output=True,
             text=True,
             timeout=60,
