@@ -19,6 +19,7 @@ from typing import IO
 from netsim.kernel import libc, sandbox
 from netsim.kernel import rtnl_wire as wire
 from netsim.kernel.conntrack import Conntrack
+from netsim.kernel.modules import load_module
 from netsim.kernel.netns import Netns
 from netsim.kernel.nft import Nft
 from netsim.model.errors import FeatureMissing, KernelError, NetsimError
@@ -93,7 +94,7 @@ def _probe_inside(found: Found) -> None:
     # Forks of tools first, so that they run while the rest is asked.
     restores = {backend: _start_iptables(backend) for backend in ("nft", "legacy")}
     _probe_rtnetlink(found)
-    found["br_netfilter"] = _exists("/proc/sys/net/bridge/bridge-nf-call-iptables")
+    found["br_netfilter"] = _probe_br_netfilter()
     found["ipv6"] = _exists("/proc/sys/net/ipv6")
     found["packet"] = _try(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0).close())
     found["sctp"] = _try(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, _SCTP).close())
@@ -122,6 +123,13 @@ def _try(probe: Callable[[], object]) -> tuple[bool, str]:
 
 def _exists(path: str) -> tuple[bool, str]:
     return (True, "") if os.path.exists(path) else (False, f"no {path}")
+
+
+def _probe_br_netfilter() -> tuple[bool, str]:
+    path = "/proc/sys/net/bridge/bridge-nf-call-iptables"
+    if not os.path.exists(path):
+        load_module("br_netfilter")  # the one module that asking for the feature does not load
+    return _exists(path)
 
 
 def _probe_mount() -> None:

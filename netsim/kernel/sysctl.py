@@ -9,6 +9,7 @@ import errno
 import os
 from collections.abc import Mapping
 
+from netsim.kernel.modules import load_module
 from netsim.kernel.netns import Netns
 from netsim.model.errors import FeatureMissing, KernelError
 
@@ -46,13 +47,24 @@ def write_sysctls(ns: Netns, values: Mapping[str, str | int]) -> None:
     with ns.entered():
         for name, value in values.items():
             try:
-                fd = os.open(_path(name), os.O_WRONLY | os.O_CLOEXEC)
-                try:
-                    os.write(fd, str(value).encode())
-                finally:
-                    os.close(fd)
+                _write(name, value)
             except OSError as error:
                 raise _error(ns, f"{name}={value}", error) from error
+
+
+def _write(name: str, value: str | int) -> None:
+    path = _path(name)
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        # Nothing else that a cluster does would load it. The sysctls of all namespaces appear with the module.
+        if not name.replace("/", ".").startswith("net.bridge.") or not load_module("br_netfilter"):
+            raise
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, str(value).encode())
+    finally:
+        os.close(fd)
 
 
 def _path(name: str) -> str:
