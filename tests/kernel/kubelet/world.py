@@ -1,6 +1,7 @@
 """A kubelet in this process with the real API server, in real namespaces, on a clock that tests move."""
 
 import asyncio
+import json
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
@@ -126,7 +127,13 @@ class World:
                         return value
                     await asyncio.sleep(POLL_S)
         except TimeoutError:
-            raise AssertionError(f"{what}: not within {TIMEOUT_S:g} s") from None
+            raise AssertionError(f"{what}: not within {TIMEOUT_S:g} s; last state:\n{self.describe()}") from None
+
+    def describe(self) -> str:
+        """Every pod's status and every event not yet written, for the message of a test that waited in vain."""
+        pods = {pod["metadata"]["name"]: pod.get("status") for pod in self.informers.of(POD).items()}
+        events = [(known.obj["reason"], known.obj["message"]) for known in self.events._known.values()]
+        return json.dumps({"pods": pods, "events": events, "published": list(self.published)}, indent=1)
 
     async def create(self, name: str = "web", *containers: Object, node: str = "node-1", **more: Any) -> None:
         metadata = {"name": name, "namespace": "default", **more.pop("metadata", {})}
