@@ -198,12 +198,14 @@ def _patch_status(
     route: Route,
     record: Record,
     body: Any,
-    patched: Object,
+    patched: Any,
     query: Mapping[str, str],
     warnings: list[str],
 ) -> Object:
     """The hot path of a cluster: kubelets and controllers write little else. Checks only what can have changed."""
     kind = route.kind
+    if not isinstance(patched, dict) or not isinstance(patched.get("metadata"), dict):
+        raise bad_request("a patch may not take the metadata away")
     status = TYPES[kind.kind].get("status") if kind.kind in TYPES else None
     if status is not None:
         check_decoded(status.type, patched.get("status", {}), kind.api_version)
