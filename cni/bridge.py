@@ -39,7 +39,9 @@ _FORWARDING = {
     socket.AF_INET: "/proc/sys/net/ipv4/ip_forward",
     socket.AF_INET6: "/proc/sys/net/ipv6/conf/all/forwarding",
 }
-_SETTLE_S = 1.0  # the kernel's linkwatch works events off at least once a second (net/core/link_watch.c)
+# The kernel's linkwatch works events off once a second at the latest (net/core/link_watch.c), but has to wait for the
+# rtnl lock, which fifty other ADDs and DELs may hold before it.
+_SETTLE_S = 10.0
 _SETTLE_POLL_S = 0.0002
 
 
@@ -63,7 +65,7 @@ def ensure_bridge(node: Rtnl, conf: NetConf) -> Link:
         except KernelError as error:
             if error.errno != errno.EEXIST:  # another ADD was first
                 raise
-        write_sysctl_here(f"/proc/sys/net/ipv6/conf/{conf.bridge}/accept_ra", "0", needed=False)  # its routes are ours
+        _set_up_ipv6(conf)
         link = node.link(conf.bridge)
     if link is None or link.kind != "bridge":
         raise CniError(INVALID_CONFIG, f'"{conf.bridge}" already exists but is not a bridge')
@@ -75,6 +77,17 @@ def ensure_bridge(node: Rtnl, conf: NetConf) -> Link:
     if changes:
         node.batch(changes)
     return link
+
+
+def _set_up_ipv6(conf: NetConf) -> None:
+    """What a new bridge needs to be a router; its first port, which gives it a carrier, comes later."""
+    settings = {"accept_ra": "0"}  # its routes are ours
+    if not conf.enable_dad:
+        # For the second or two in which its link-local address is tentative, the bridge cannot ask for neighbours on
+        # behalf of others (ndisc_solicit, net/ipv6/ndisc.c), and the first connections to a mapped port are lost.
+        settings["accept_dad"] = "0"
+    for name, value in settings.items():
+        write_sysctl_here(f"/proc/sys/net/ipv6/conf/{conf.bridge}/{name}", value, needed=False)
 
 
 def plan_gateways(choices: Sequence[Choice]) -> list[str]:
@@ -217,7 +230,7 @@ def enable_ipv6(netns: Netns, ifname: str) -> None:
 def wait_until_running(rtnl: Rtnl, link: str | int) -> None:
     """Returns when the link passes packets: the kernel gives a new link its carrier a moment later, by a worker.
 
-    Without this the first packets of a pod are lost. CniError after a second.
+    Without this the first packets of a pod are lost. CniError after ten seconds.
     """
     deadline = time.monotonic() + _SETTLE_S
     while True:

@@ -33,8 +33,16 @@ class Place:
         self.node = Netns.create("node", ipv6=True)
         self.data_dir = data_dir
         self._containers: dict[str, Netns] = {}
+        self._processes: list[subprocess.Popen[bytes]] = []
 
     def close(self) -> None:
+        for process in self._processes:
+            if process.poll() is None:
+                process.kill()
+            for stream in (process.stdout, process.stderr):
+                if stream is not None:
+                    stream.close()
+            process.wait()
         for ns in (self.node, *self._containers.values()):
             ns.close()
 
@@ -88,6 +96,7 @@ class Place:
                 stderr=subprocess.PIPE,
                 env=environment,
             )
+        self._processes.append(process)
         assert process.stdin is not None
         process.stdin.write(json.dumps(config).encode())
         process.stdin.close()
