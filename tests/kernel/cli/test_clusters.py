@@ -112,7 +112,9 @@ def test_in_the_foreground_it_ends_with_an_interrupt(alone: Netsim) -> None:
         assert process.stdout is not None
         text = ""
         while not text.endswith("\n}\n"):
-            text += process.stdout.readline()
+            line = process.stdout.readline()
+            assert line, f"it ended: {process.stderr.read() if process.stderr else ''}"
+            text += line
         pid = json.loads(text)["pid"]
         process.send_signal(signal.SIGINT)
         assert process.wait(TIMEOUT_S) == 0
