@@ -3,6 +3,7 @@
 import difflib
 import importlib
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -147,8 +148,8 @@ def complete_names(context: click.Context, _parameter: click.Parameter, incomple
 
     kind = context.params.get("kind") or "pods"
     try:
-        cluster = State(_typed_cluster(context)).attach()
-        objects = cluster.list(kind, context.params.get("namespace") or "default")
+        with closing(State(_typed_cluster(context)).attach()) as cluster:
+            objects = cluster.list(kind, context.params.get("namespace") or "default")
     except NetsimError:
         return []
     return [o["metadata"]["name"] for o in objects if o["metadata"]["name"].startswith(incomplete)]
@@ -159,9 +160,9 @@ def complete_places(context: click.Context, _parameter: click.Parameter, incompl
     from netsim.model.errors import NetsimError
 
     try:
-        cluster = State(_typed_cluster(context)).attach()
-        pods = [p["metadata"] for p in cluster.list("pods")]
-        nodes = [n["metadata"]["name"] for n in cluster.list("nodes")]
+        with closing(State(_typed_cluster(context)).attach()) as cluster:
+            pods = [p["metadata"] for p in cluster.list("pods")]
+            nodes = [n["metadata"]["name"] for n in cluster.list("nodes")]
     except NetsimError:
         return []
     places = [f"pod/{p['name']}" if p["namespace"] == "default" else f"pod/{p['namespace']}/{p['name']}" for p in pods]

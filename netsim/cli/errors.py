@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from netsim.model.errors import NetsimError
+from netsim.model.errors import ApiError, NetsimError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
@@ -40,10 +40,17 @@ def print_error(message: str, hint: str = "") -> None:
 
 def _report_known(error: NetsimError) -> int:
     message = f"{error.where}: {error.message}" if error.where else error.message
-    print_error(message, error.hint)
+    print_error(message, error.hint or _hint_for(error))
     if os.environ.get("NETSIM_DEBUG"):
         traceback.print_exception(error)
     return error.exit_status
+
+
+def _hint_for(error: NetsimError) -> str:
+    """A next step for answers of the API that come without one."""
+    if isinstance(error, ApiError) and error.reason == "NotFound" and error.details.get("kind"):
+        return f"netsim get {error.details['kind']} -A shows what there is"
+    return ""
 
 
 def _report_usage(error: click.ClickException) -> int:

@@ -40,10 +40,8 @@ def logs(state: State, pod: str, namespace: str, container: str | None, follow: 
     try:
         response = open_stream(cluster, path, {key: value for key, value in query.items() if value})
     except ApiError as error:
-        if error.code == 404 and not error.hint:
-            error.hint = f"netsim get pods -n {namespace}"
-        elif error.code == 400 and container is None:
-            error.hint = error.hint or "choose one with -c NAME"
+        if error.code == 400 and not error.hint:
+            error.hint = f"choose one with -c NAME; netsim describe pod {name} -n {namespace} shows them"
         raise
     for piece in chunks(response):
         sys.stdout.buffer.write(piece)

@@ -1,12 +1,13 @@
 """apply, get, describe, logs and delete against a real cluster, as a person and as a script use them."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.kernel.cli.conftest import Netsim
+from tests.kernel.cli.conftest import PROGRAM, TIMEOUT_S, Netsim
 
 pytestmark = pytest.mark.needs("root")
 
@@ -75,6 +76,26 @@ def test_get_as_json_yaml_and_names(deployed: Netsim) -> None:
     assert deployed("get", "deploy", "-o", "name").stdout == "deployment.apps/web\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("netsim describe node ", {"node-1", "node-2"}),
+        ("netsim exec pod/cl", {"pod/client"}),
+        ("netsim exec host", {"host/external"}),
+        ("netsim status ", {"cli"}),
+        ("netsim get endp", {"endpointslices"}),
+        ("netsim de", {"delete", "describe"}),
+    ],
+)
+def test_a_shell_completes_names_and_places(deployed: Netsim, words: str, expected: set[str]) -> None:
+    words_env = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" ")), "_NETSIM_COMPLETE": "bash_complete"}
+    done = subprocess.run(
+        [*PROGRAM], env=deployed.environment | words_env, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
+    assert {line.partition(",")[2] for line in done.stdout.splitlines()} == expected
+    assert done.stderr == ""
+
+
 def test_get_nothing_is_said_on_standard_error(netsim: Netsim) -> None:
     done = netsim("get", "pods", "-n", "nowhere")
     assert (done.stdout, done.stderr) == ("", "No resources found in nowhere namespace.\n")
@@ -118,7 +139,8 @@ def test_logs(deployed: Netsim) -> None:
         assert following.stdout.readline() == "hello from the client\n"
         following.terminate()
     missing = deployed("logs", "nope", status=1).stderr.splitlines()
-    assert missing == ['error: pods "nope" not found', "next: netsim get pods -n default"]
+    assert missing == ['error: pods "nope" not found', "next: netsim get pods -A shows what there is"]
+    assert "-c NAME" in deployed("logs", "client", "-c", "nope", status=1).stderr
 
 
 @pytest.mark.parametrize(
