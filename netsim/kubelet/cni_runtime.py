@@ -9,6 +9,7 @@ Source: containernetworking/cni libcni/api.go, pkg/invoke/raw_exec.go; SPEC.md 1
 import base64
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from netsim.kernel.netns import Netns
 from netsim.kernel.process import ProcessSpec, Spawner
 from netsim.kubelet.cni_config import OWN_TYPE, NetworkList, plan_request_config
 from netsim.model.errors import KernelError, TimeoutExpired
+
+log = logging.getLogger(__name__)
 
 CNI_PATH_DEFAULT = "/opt/cni/bin:/usr/lib/cni"
 PLUGIN_TIMEOUT_S = 30.0
@@ -138,6 +141,11 @@ class CniRuntime:
             if isinstance(error, CniError):
                 raise CniError(error.code, head + error.summary, error.details) from error
             raise CniError(INTERNAL, f"{head}{error}") from error
+        except Exception as error:
+            # A fault in a plugin that is a program ends as an untyped error, 999; in process it must not end otherwise,
+            # or the pod would neither hear of it nor be tried again.
+            log.exception("plugin %s", plugin["type"])
+            raise CniError(INTERNAL, f'plugin type="{plugin["type"]}" failed: {error!r}') from error
 
     def _execute(
         self, command: str, node: Netns, program: str, config: dict[str, Any], attachment: Attachment

@@ -99,8 +99,9 @@ class PodContainers:
                 lambda lines: self._log(name, record.restarts, lines),
                 lambda: self._open_log(name, record.restarts),
             )
-        except NetsimError:
+        except BaseException:  # whatever it was: it does not run
             record.state, record.reason = previous
+            record.ready = record.started = False
             raise
         if record.state != "running" or record.container_id != token:
             return

@@ -36,6 +36,7 @@ from netsim.model.objects import Object
 log = logging.getLogger(__name__)
 
 WRITE_RETRY_S = 1.0
+FAULT_RETRY_S = 10.0
 
 
 class PodWorker:
@@ -102,8 +103,11 @@ class PodWorker:
             while self._dirty and not self.finished.is_set():
                 self._dirty = False
                 await self._pass()
-        except Exception:  # a fault of ours in one pod must not stop the others
+        except Exception as error:  # a fault of ours in one pod must not stop the others, nor be silent or final
             log.exception("pod %s/%s", *self.key)
+            self.containers.event("Warning", "FailedSync", f"error syncing pod: {error!r}")
+            now_s = self._tools.clock.monotonic_s()
+            self._arm(now_s + FAULT_RETRY_S, now_s)
         finally:
             self._task = None
             self._report(self, False)

@@ -267,6 +267,29 @@ def test_a_provider_serves_its_image(make_world: MakeWorld) -> None:
     make_world(providers=[provider]).play(scenario)
 
 
+class FaultyProvider(Provider):
+    """Fails in a way nobody foresaw, once."""
+
+    async def start(self, context: BuiltinContext) -> "FaultyProvider":
+        self.contexts.append(context)
+        if len(self.contexts) == 1:
+            raise RuntimeError("a fault")
+        return self
+
+
+def test_an_unforeseen_fault_is_told_and_tried_again(make_world: MakeWorld) -> None:
+    async def scenario(world: World) -> None:
+        await world.create("web", container(image="mine:1"))
+        await world.settle()
+        assert await world.event_list() == [("FailedSync", "error syncing pod: RuntimeError('a fault')")]
+        assert "running" not in world.container()["state"]
+        assert not world.is_ready()
+        await world.clock.advance(10)
+        await world.running()
+
+    make_world(providers=[FaultyProvider()]).play(scenario)
+
+
 def test_exec_and_logs_say_what_is_not_there(world: World) -> None:
     async def scenario(world: World) -> None:
         with pytest.raises(ApiError, match='pods "none" not found'):
