@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, BinaryIO
 from netsim.cluster.state import StateDir
 from netsim.model.errors import NetsimError, TimeoutExpired
 
-START_TIMEOUT_S = 120.0
+POLL_S = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ def launch(
     """
     lock_fd = state.lock()
     handed: list[int] = [lock_fd]
+    report_read, owner_write = -1, -1
     try:
         sockets = _open_listeners(state)
         handed += [sock.detach() for sock in sockets]
@@ -55,9 +57,11 @@ def launch(
         api_fd, tcp_fd, control_fd = handed[1:4]
         plan = Launch(str(state.path), config, lock_fd, api_fd, tcp_fd, control_fd, report_write, owner_read)
         process = _start(plan, handed, state.log)
-    finally:
-        for descriptor in handed:
-            os.close(descriptor)
+    except BaseException:
+        _close(handed + [fd for fd in (report_read, owner_write) if fd >= 0])
+        state.remove()
+        raise
+    _close(handed)
     try:
         with os.fdopen(report_read, "rb") as reports:
             return _await_ready(reports, process, state, progress), owner_write
@@ -66,6 +70,11 @@ def launch(
             os.close(owner_write)
         stop(state)
         raise
+
+
+def _close(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 def _open_listeners(state: StateDir) -> list[socket.socket]:
@@ -134,9 +143,15 @@ def _await_ready(
 def stop(state: StateDir, timeout_s: float = 20.0) -> None:
     """End the cluster process and remove its state directory. Returns when its namespaces' init is gone.
 
-    SIGTERM first: it lets pods end by their own grace. SIGKILL is as thorough, since the kernel does the cleaning.
+    SIGTERM and SIGKILL are equally thorough, since the kernel does the cleaning: pods get no grace.
+    Raises TimeoutExpired.
     """
-    pid_fd = _open_cluster_process(state)
+    deadline = time.monotonic() + timeout_s
+    while (pid_fd := _open_cluster_process(state)) < 0 and state.is_running():
+        # Somebody is just starting it: its pid will be known in a moment.
+        if time.monotonic() > deadline:
+            raise TimeoutExpired(f'cluster "{state.name}" is starting, and has no process yet', where=str(state.path))
+        time.sleep(POLL_S)
     if pid_fd >= 0:
         try:
             _end(pid_fd, timeout_s)

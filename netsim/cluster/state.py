@@ -64,22 +64,34 @@ class StateDir:
 
         Raises NetsimError if a living cluster process holds it.
         """
-        self._make()
-        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
+        descriptor = self._take_lock()
+        if descriptor < 0:
             status = self.read_status()
             detail = f" (pid {status['pid']})" if "pid" in status else ""
             raise NetsimError(
                 f'cluster "{self.name}" is already running{detail}',
                 hint=f"use another name, or stop it: netsim down {self.name}",
-            ) from None
+            )
         for entry in self.path.iterdir():
             if entry.name != "lock":
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         return descriptor
+
+    def _take_lock(self) -> int:
+        """The lock's file descriptor, or -1 if a living process holds it."""
+        while True:
+            self._make()
+            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(descriptor), os.stat(self.path / "lock")):
+                    return descriptor
+            except BlockingIOError:
+                os.close(descriptor)
+                return -1
+            except FileNotFoundError:
+                pass
+            os.close(descriptor)  # a `down` has just removed this very file: take the lock of the new one
 
     def _make(self) -> None:
         if len(os.fsencode(self.control_socket)) > SOCKET_PATH_MAX_BYTES:
@@ -129,8 +141,13 @@ class StateDir:
         draft.rename(self.status_file)
 
     def remove(self) -> None:
-        """Remove the directory of a cluster that has ended."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Remove the directory of a cluster that has ended, unless a new one has taken it over by now."""
+        if not self.path.exists():
+            return
+        descriptor = self._take_lock()
+        if descriptor >= 0:
+            shutil.rmtree(self.path, ignore_errors=True)
+            os.close(descriptor)
 
 
 def list_states() -> list[StateDir]:

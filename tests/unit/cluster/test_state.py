@@ -82,3 +82,13 @@ def test_state_root_is_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert state_root() == Path("/run/user/1000/netsim")
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     assert state_root() == Path("/tmp/netsim-1000")
+
+
+def test_removing_spares_what_a_new_cluster_has_taken_over(root: Path) -> None:
+    state = StateDir(root / "one")
+    held = state.lock()
+    StateDir(root / "one").remove()
+    assert (state.path / "lock").exists()
+    os.close(held)
+    StateDir(root / "one").remove()
+    assert not state.path.exists()
