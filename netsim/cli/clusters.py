@@ -88,7 +88,7 @@ def _print_started(status: dict[str, Any], took_s: float) -> None:
     click.echo("next:")
     click.echo("  netsim apply -f FILE                      deploy manifests")
     click.echo("  netsim shell node/node-1                  look around in a node")
-    click.echo(f"  export KUBECONFIG={status['kubeconfig']}   use kubectl")
+    click.echo(f"  export KUBECONFIG=$(netsim kubeconfig {name})   use kubectl")
     click.echo(f"  netsim down {name}")
 
 
