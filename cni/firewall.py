@@ -14,6 +14,7 @@ from netsim.model.errors import KernelError
 if TYPE_CHECKING:
     from netsim.kernel.nft import Nft
 
+_INTERRUPTED_TIMES = 50
 _MAPS = frozenset((*nat.MASQUERADE_MAPS, *nat.PORT_MAPS))
 
 
@@ -39,6 +40,13 @@ class Firewall:
 
             self._ns = Netns.current("node")
             self._opened = Nft(self._ns)
+        for _ in range(_INTERRUPTED_TIMES):
+            try:
+                return self._opened.run(commands)
+            except KernelError as error:
+                # Somebody changed the tables while the library read them (NLM_F_DUMP_INTR), so nothing was done yet.
+                if error.errno != errno.EINTR:
+                    raise
         return self._opened.run(commands)
 
     def _if_there(self, commands: str) -> str:
