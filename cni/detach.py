@@ -113,7 +113,8 @@ def _sweep_links(conf: NetConf, valid: set[Attachment]) -> None:
 def _sweep_rules(conf: NetConf, valid: set[Attachment]) -> None:
     with Firewall() as firewall:
         if conf.ipam is None:
-            firewall.sweep(conf.name, valid, lambda address: False)
+            # A plugin further down the chain does not know the addresses: it must not take them for leftovers.
+            firewall.sweep(conf.name, valid, lambda address: True)
             return
         path = os.path.join(conf.ipam.data_dir, conf.name)
         firewall.sweep(conf.name, valid, lambda address: os.path.lexists(os.path.join(path, address)))

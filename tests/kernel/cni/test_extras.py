@@ -210,6 +210,21 @@ def test_chained_mappings_and_limits_work_on_the_previous_result(place: Place) -
     place.assert_nothing_left()
 
 
+def test_gc_of_a_chained_plugin_sweeps_mappings_and_keeps_masquerading(place: Place) -> None:
+    main = place.config(ipMasq=True)
+    previous = {name: place.call("ADD", name, main) for name in ("c1", "c2")}
+    chained = {"cniVersion": "1.1.0", "name": "net", "type": "portmap"}
+    for name, port in (("c1", 8081), ("c2", 8082)):
+        ports = {"portMappings": [{**WEB, "hostPort": port}]}
+        place.call("ADD", name, {**chained, "prevResult": previous[name], "runtimeConfig": ports})
+    valid = [{"containerID": "c1", "ifname": "eth0"}]
+    place.call("GC", config={**chained, "cni.dev/valid-attachments": valid})
+    rules = place.rules()
+    assert "10.1.2.2 " in rules
+    assert "tcp . 8081" in rules
+    assert "8082" not in rules
+
+
 def test_chained_without_anything_to_do_passes_the_result_on(place: Place) -> None:
     previous = place.call("ADD", config=place.config())
     chained = {"cniVersion": "1.1.0", "name": "net", "type": "portmap", "prevResult": previous}
