@@ -1,8 +1,7 @@
 """``apply`` and ``delete``: manifests in, and objects out again."""
 
-import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -62,13 +61,13 @@ def apply(
     cluster = state.attach()
     applied = []
     for source in sources:  # one by one, so that what was done is told even if the next one fails
-        (done,) = cluster.apply(_one(source), namespace=namespace, wait=False)
+        (done,) = cluster.apply([source], namespace=namespace, wait=False)
         applied.append(done)
         if output is None:
             click.echo(str(done))
     if not no_wait:
         with progress(f"waiting for {len(applied)} objects to be ready"):
-            _await_ready(cluster, [item.object for item in applied], timeout)
+            cluster.wait_ready([item.object for item in applied], timeout_s=timeout)
     if output == "json":
         print_json([{"change": item.change, "object": item.object} for item in applied])
     elif output == "name":
@@ -85,27 +84,6 @@ def _read(files: Sequence[str], command: str) -> "list[SourceObject]":
     if files.count(STDIN) > 1:
         raise UsageError("-f - twice: there is only one standard input")
     return [source for file in files for source in read_manifests(file)]
-
-
-def _one(source: "SourceObject") -> Any:
-    """What the handle takes besides plain objects, without saying so in its type: objects that know their line."""
-    return [source]
-
-
-def _await_ready(cluster: "Cluster", objects: Sequence[Object], timeout_s: float) -> None:
-    from netsim.client.api import Api
-    from netsim.client.http import HttpTransport
-    from netsim.cluster.apply import wait_ready
-
-    async def wait() -> None:
-        api = Api(HttpTransport.from_unix_socket(cluster.state_dir / "api.sock"))
-        try:
-            await wait_ready(api, objects, timeout_s)
-        finally:
-            await api.close()
-
-    asyncio.run(wait())
-    cluster.barrier(timeout_s)
 
 
 @click.command(
@@ -145,7 +123,7 @@ def delete(
         sources = _read(files, "delete")
         cluster = state.attach()
         with progress(f"deleting {len(sources)} objects"):
-            deleted = cluster.delete(sources, namespace=namespace, wait=not no_wait, timeout_s=timeout)  # type: ignore[arg-type]
+            deleted = cluster.delete(sources, namespace=namespace, wait=not no_wait, timeout_s=timeout)
     else:
         word, slash, name = kind.partition("/")
         if slash and name:

@@ -1,5 +1,6 @@
 """``exec`` and ``shell``: processes in a pod, on a node, or on the external host."""
 
+import errno
 import os
 import shutil
 import sys
@@ -10,13 +11,12 @@ import click
 from netsim.cli.base import NetsimCommand, State, complete_places, namespace_option, pass_state
 from netsim.cli.errors import print_error
 from netsim.cli.terminal import Signaller, run_plain, run_with_pty
-from netsim.model.errors import NetsimError, UsageError
+from netsim.model.errors import KernelError, UsageError
 from netsim.model.names import FABRIC
 from netsim.model.where import parse_where
 
 # What programs ask about the terminal they print on; all else of the caller's environment stays here.
 TERMINAL_VARIABLES = ("TERM", "COLORTERM", "LANG", "LC_ALL", "LC_CTYPE")
-NOT_FOUND_WORDS = "executable file not found in $PATH"
 COMMAND_NOT_FOUND = 127  # as shells and docker exec have it
 
 
@@ -114,9 +114,8 @@ def _run(
     sys.stdout.flush()
     try:
         return run_with_pty(run) if tty else run_plain(run)
-    except NetsimError as error:
-        # The kernel's number does not come across the control socket, its words do.
-        if NOT_FOUND_WORDS not in error.message:
+    except KernelError as error:
+        if error.errno != errno.ENOENT:
             raise
         print_error(f"{place or FABRIC}: {error.message}", error.hint or _not_found_hint(argv[0]))
         return COMMAND_NOT_FOUND

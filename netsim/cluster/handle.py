@@ -33,6 +33,8 @@ from netsim.model.objects import Object
 from netsim.model.where import parse_where
 
 DEFAULT_NODES = 3
+# What apply and delete take: a file or folder, YAML text, one object, or several, which may know their file and line.
+Source = str | Path | Object | Iterable[Object] | Iterable[SourceObject]
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +186,7 @@ class Cluster:
 
     def apply(
         self,
-        source: "str | Path | Object | Iterable[Object]",
+        source: Source,
         *,
         namespace: str = "default",
         wait: bool = True,
@@ -198,13 +200,21 @@ class Cluster:
         loop, api = self._connect()
         applied = loop.run(apply_objects(api, _sources(source), namespace))
         if wait:
-            loop.run(wait_ready(api, [item.object for item in applied], timeout_s))
-            self.barrier(timeout_s)
+            self.wait_ready([item.object for item in applied], timeout_s=timeout_s)
         return applied
+
+    def wait_ready(self, objects: Iterable[Object], *, timeout_s: float = 60.0) -> None:
+        """Return when all of these objects are ready and the barrier has passed: the next packet takes the new path.
+
+        Raises TimeoutExpired naming what is not ready and why, NetsimError at once for what can't become so any more.
+        """
+        loop, api = self._connect()
+        loop.run(wait_ready(api, list(objects), timeout_s))
+        self.barrier(timeout_s)
 
     def delete(
         self,
-        source: "str | Path | Object | Iterable[Object]",
+        source: Source,
         name: str | None = None,
         *,
         namespace: str = "default",
@@ -357,7 +367,7 @@ class Cluster:
         return self._loop, self._client
 
 
-def _sources(source: "str | Path | Object | Iterable[Object]") -> list[SourceObject]:
+def _sources(source: Source) -> list[SourceObject]:
     """What was given, as objects that know their file and line."""
     if isinstance(source, Path):
         return read_manifests(source)

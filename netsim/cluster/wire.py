@@ -61,6 +61,8 @@ def describe_error(error: NetsimError) -> dict[str, Any]:
     }
     if isinstance(error, ApiError):
         described |= {"code": error.code, "reason": error.reason}
+    if isinstance(error, KernelError):
+        described["errno"] = error.errno
     return described
 
 
@@ -70,6 +72,8 @@ def rebuild_error(error: dict[str, Any]) -> NetsimError:
     kind = error.get("type", "NetsimError")
     if kind == "ApiError":
         return ApiError(error["code"], error["reason"], message, hint=hint)
+    if kind == "KernelError":
+        return KernelError(message, errno=error["errno"], where=where, hint=hint)
     if kind == "TimeoutExpired":
         return TimeoutExpired(message, where=where, hint=hint)
     rebuilt = NetsimError(message, where=where, hint=hint)
