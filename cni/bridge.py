@@ -31,7 +31,6 @@ from netsim.kernel.rtnl import (
 from netsim.kernel.rtnl_read import Link
 from netsim.kernel.rtnl_socket import BatchError
 from netsim.kernel.rtnl_wire import Message, parse_cidr, render_mac
-from netsim.kernel.sysctl import write_sysctls
 from netsim.model.errors import KernelError
 
 BRIDGE_MAX_PORTS = 1023  # BR_MAX_PORTS - 1, net/bridge/br_private.h: ports are numbered in 10 bits, from 1
@@ -224,6 +223,8 @@ def plan_route(route: Route, gateway: str, ifindex: int) -> Message:
 
 def enable_ipv6(netns: Netns, ifname: str) -> None:
     """Lets an interface of the container have IPv6 addresses, which a runtime may have switched off by default."""
+    from netsim.kernel.sysctl import write_sysctls  # late: only IPv6 needs it, and it imports subprocess
+
     write_sysctls(netns, {f"net/ipv6/conf/{ifname}/disable_ipv6": 0})
 
 
