@@ -151,12 +151,16 @@ def parse_config(request: Request) -> NetConf:
 
 
 def _refuse_unsupported(reader: Reader) -> None:
-    """What the reference bridge can and we cannot is refused by name and value, never ignored (code 2)."""
+    """What the reference plugins can and we cannot is refused by name and value, never ignored (code 2)."""
     vlan = reader.number("vlan", maximum=4094)
     for key, value in (
         ("vlan", vlan),
         ("vlanTrunk", reader.get("vlanTrunk")),
         ("macspoofchk", reader.flag("macspoofchk")),
+        ("masqAll", reader.flag("masqAll")),
+        ("externalSetMarkChain", reader.get("externalSetMarkChain")),
+        ("conditionsV4", reader.get("conditionsV4")),
+        ("conditionsV6", reader.get("conditionsV6")),
     ):
         if value:
             raise CniError(UNSUPPORTED_FIELD, f'unsupported field "{key}"', f"value: {value!r}")

@@ -119,6 +119,9 @@ def test_two_addresses_of_a_family_need_0_3_0() -> None:
         ({"vlan": 5}, "vlan"),
         ({"vlanTrunk": [{"id": 5}]}, "vlanTrunk"),
         ({"macspoofchk": True}, "macspoofchk"),
+        ({"masqAll": True}, "masqAll"),
+        ({"conditionsV4": ["!", "-d", "192.0.2.0/24"]}, "conditionsV4"),
+        ({"externalSetMarkChain": "KUBE-MARK-MASQ"}, "externalSetMarkChain"),
         ({"ipam": {"type": "dhcp"}}, "ipam.type"),
     ],
 )
