@@ -38,17 +38,15 @@ class BatchError(KernelError):
 
 
 class Channel:
-    """One NETLINK_ROUTE socket in a namespace. Not for several threads at once."""
+    """One netlink socket in a namespace, of NETLINK_ROUTE unless told. Not for several threads at once."""
 
-    def __init__(self, ns: SocketSource | None = None) -> None:
+    def __init__(self, ns: SocketSource | None = None, protocol: int = socket.NETLINK_ROUTE) -> None:
         """Opens the socket, in ``ns`` or where the calling thread is; KernelError if the kernel refuses."""
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
         self._where = ns.name if ns else ""
         try:
             opened = (
-                ns.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
-                if ns
-                else socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
+                ns.socket(socket.AF_NETLINK, kind, protocol) if ns else socket.socket(socket.AF_NETLINK, kind, protocol)
             )
         except OSError as error:
             raise KernelError(f"netlink socket: {error.strerror}", errno=error.errno or 0, where=self._where) from None
