@@ -211,13 +211,6 @@ class Store:
             self.release(owner)
             raise _io_error("cannot reserve an address", self.path, error) from None
 
-    def update_record(self, owner: Owner, extra: Mapping[str, Any]) -> None:
-        """Adds to what an attachment's record says. CniError on I/O failures."""
-        try:
-            self._write_record(owner, {"ips": [], **(self.record(owner) or {}), **extra})
-        except OSError as error:
-            raise _io_error("cannot write the record", self.path, error) from None
-
     def release(self, owner: Owner) -> None:
         """Frees what the attachment holds, then forgets it. CniError on I/O failures."""
         try:

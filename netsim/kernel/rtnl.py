@@ -220,7 +220,7 @@ def del_address(cidr: str, index: int) -> Message:
     return Message(wire.RTM_DELADDR, 0, _address(cidr, index, False), f"ip address delete {cidr} dev if{index}")
 
 
-def _route(  # noqa: PLR0913
+def _route(  # noqa: PLR0913 - long and flat: a line or two for each property that a route may have
     dst: str,
     *,
     via: str,
