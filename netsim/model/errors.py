@@ -59,7 +59,7 @@ class ApiError(NetsimError):
     """An answer of the Kubernetes API that is not a success, as a ``Status`` object has it.
 
     code:    the HTTP status.
-    reason:  upstream's machine-readable word (``NotFound``, ``AlreadyExists``, ``Conflict``, ``Invalid``, ``Expired``, ...).
+    reason:  upstream's machine-readable word (``NotFound``, ``AlreadyExists``, ``Conflict``, ``Invalid``, ...).
     details: the ``details`` of the Status: name, group, kind, causes.
 
     Source: kubernetes ``staging/src/k8s.io/apimachinery/pkg/api/errors/errors.go``.

@@ -24,8 +24,8 @@ class Bridge:
 class Veth:
     """A veth pair between two namespaces; ``master`` is a bridge on this end, which is up.
 
-    The other end can't be made up in the same step: the kernel opens it before it knows its peer (ENOTCONN, veth_open in
-    drivers/net/veth.c).
+    The other end can't be made up in the same step: the kernel opens it before it knows its peer (ENOTCONN, veth_open
+    in drivers/net/veth.c).
     """
 
     netns: str
