@@ -1,23 +1,32 @@
 """The proxies of all nodes of a cluster, from one service map, as one component of the control plane."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+from netsim.client.events import EventRecorder
 from netsim.client.informerset import InformerSet
 from netsim.kernel.netns import Netns
 from netsim.kernel.process import Spawner
 from netsim.model.clock import Clock, SystemClock
 from netsim.model.config import ClusterConfig
-from netsim.model.errors import NetsimError
+from netsim.model.errors import KernelError, NetsimError
 from netsim.model.kinds import ENDPOINT_SLICE, NODE, SERVICE
 from netsim.model.objects import Object
 from proxy.config import FamilyView, NodeView, ProxyConfig, check_proxy_config, make_proxy_config
 from proxy.dialect import Dialect, Target
+from proxy.health.counts import count_no_local, count_pending, read_trigger_s
+from proxy.health.node import NodeHealth
+from proxy.health.proxyhealth import is_eligible
+from proxy.health.servicehealth import Check, CheckedServices
+from proxy.metrics import Now, ProxyMetrics
 from proxy.modes import MODES
 from proxy.nodesync import FlowCleaner, NodeSync
-from proxy.servicemap import Change, ServiceMap, ServicePortName, Snapshot
+from proxy.servicemap import Change, ServiceKey, ServiceMap, ServicePortName, Snapshot
+
+log = logging.getLogger(__name__)
 
 LABEL_ZONE = "topology.kubernetes.io/zone"
 # A sync mostly waits for the kernel (the commit of a netfilter transaction waits about 10 ms for an RCU grace period),
@@ -50,20 +59,34 @@ class ProxyComponent:
         nodes: Iterable[NodeProxy] = (),
         make_hands: "Callable[[NodeProxy, ProxyConfig], tuple[Target, FlowCleaner]] | None" = None,
     ) -> None:
-        self._config = check_proxy_config(make_proxy_config(config) if isinstance(config, ClusterConfig) else config)
+        """``make_hands``: what acts on a node in place of the kernel; then nothing is served either."""
+        self._asked = config
+        self._config = self._make_config()
         self._clock = clock or SystemClock()
         self._spawner = spawner
-        self._api = api  # for events, which health checks will need
+        self._events = EventRecorder(api, "kube-proxy", clock=self._clock) if api is not None else None
+        self._serves = make_hands is None
         self._make_hands = make_hands or self._make_kernel_hands
         self._services = informers.of(SERVICE)
         self._slices = informers.of(ENDPOINT_SLICE)
         self._nodes = informers.of(NODE)
         self._dialect: Dialect = MODES[self._config.mode].make_dialect()
         self._maps = {family: ServiceMap(family) for family in self._config.families}
+        self._checked = {family: CheckedServices() for family in self._config.families}
+        self._triggers_s: dict[int, list[float]] = {family: [] for family in self._config.families}
+        self._service_changes = self._slice_changes = 0
+        self._started_wall_s = self._clock.wall_s()
+        self._proxies: dict[str, NodeProxy] = {}
+        self._health: dict[str, NodeHealth] = {}
         self._syncs: dict[int, dict[str, NodeSync]] = {family: {} for family in self._config.families}
+        # Those of the mode that is to be, while a switch is under way.
+        self._incoming: dict[int, dict[str, NodeSync]] = {family: {} for family in self._config.families}
+        self._next: tuple[ProxyConfig, Dialect] | None = None
+        self._switching = asyncio.Lock()
         self._gate = asyncio.Semaphore(MAX_CONCURRENT_SYNCS)
         self._group: asyncio.TaskGroup | None = None
-        self._tasks: dict[str, list[asyncio.Task[None]]] = {}
+        self._running: dict[NodeSync, asyncio.Task[None]] = {}
+        self._serving: dict[str, asyncio.Task[None]] = {}
         self._signalled = False
         self._services.add_handler(self._service_changed)
         self._slices.add_handler(self._slice_changed)
@@ -75,34 +98,67 @@ class ProxyComponent:
 
     def add_node(self, node: NodeProxy) -> None:
         """Write rules on this node from now on. Raises KeyError when there is one of that name."""
-        if any(node.name in syncs for syncs in self._syncs.values()):
+        if node.name in self._proxies:
             raise KeyError(node.name)
-        target, cleaner = self._make_hands(node, self._config)
-        for family, syncs in self._syncs.items():
-            view = self._viewer(node, family)
-            syncs[node.name] = NodeSync(self, self._dialect, target, cleaner, view, self._clock, self._gate)
-        if self._group is not None:
-            self._start(node.name)
+        self._proxies[node.name] = node
+        metrics = ProxyMetrics(self._config.mode, self._config.families, lambda: self._look(node.name))
+        health = NodeHealth(node.name, node.netns, self._config, self._clock, self, metrics)
+        health.health.node_eligible = is_eligible(self._nodes.get(None, node.name))
+        self._health[node.name] = health
+        self._add_syncs(node, self._config, self._dialect, self._syncs)
+        if self._next is not None:
+            self._add_syncs(node, *self._next, self._incoming)
+        if self._group is not None and self._serves:
+            self._serving[node.name] = self._group.create_task(health.run(), name=f"health of {node.name}")
+
+    def _add_syncs(
+        self, node: NodeProxy, config: ProxyConfig, dialect: Dialect, to: dict[int, dict[str, NodeSync]]
+    ) -> None:
+        target, cleaner = self._make_hands(node, config)
+        for family, syncs in to.items():
+            view = self._viewer(node, family, config)
+            observer = self._health[node.name].observer(family)
+            sync = NodeSync(self, dialect, target, cleaner, view, self._clock, self._gate, observer)
+            syncs[node.name] = sync
+            if self._group is not None:
+                self._start(sync)
 
     def remove_node(self, name: str) -> None:
         """Leave this node alone from now on; its rules stay."""
-        for task in self._tasks.pop(name, ()):
-            task.cancel()
-        for syncs in self._syncs.values():
-            sync = syncs.pop(name, None)
-            if sync is not None:
-                sync.stop()
+        for registry in (self._syncs, self._incoming):
+            for syncs in registry.values():
+                sync = syncs.pop(name, None)
+                if sync is not None:
+                    sync.stop()
+                    task = self._running.pop(sync, None)
+                    if task is not None:
+                        task.cancel()
+        self._proxies.pop(name, None)
+        self._health.pop(name, None)
+        serving = self._serving.pop(name, None)
+        if serving is not None:
+            serving.cancel()
 
     async def node_ready(self, name: str) -> None:
         """Return when the node has had its first full sync. Raises the NetsimError that keeps it from that."""
         for syncs in self._syncs.values():
             await syncs[name].reach(0)
 
-    def _start(self, name: str) -> None:
+    def _start(self, sync: NodeSync) -> None:
         if self._group is not None:
-            for family, syncs in self._syncs.items():
-                task = self._group.create_task(syncs[name].run(), name=f"proxy {name} IPv{family}")
-                self._tasks.setdefault(name, []).append(task)
+            task = self._group.create_task(sync.run(), name=f"proxy {sync.view.node.name} IPv{sync.view.family}")
+            self._running[sync] = task
+
+    def _all_syncs(self, family: int) -> Iterator[NodeSync]:
+        yield from self._syncs[family].values()
+        yield from self._incoming[family].values()
+
+    def _make_config(self, mode: str | None = None) -> ProxyConfig:
+        """The options, in the mode asked for or in another. Raises InputError."""
+        asked = self._asked
+        if isinstance(asked, ClusterConfig):
+            return check_proxy_config(make_proxy_config(replace(asked, proxy_mode=mode or asked.proxy_mode)))
+        return check_proxy_config(replace(asked, mode=mode or asked.mode))
 
     def _make_kernel_hands(self, node: NodeProxy, config: ProxyConfig) -> tuple[Target, FlowCleaner]:
         from proxy.kernelflows import KernelFlows
@@ -110,24 +166,24 @@ class ProxyComponent:
         target = MODES[config.mode].make_target(node.netns, self._spawner, config)
         return target, KernelFlows(node.netns)
 
-    def _viewer(self, node: NodeProxy, family: int) -> Callable[[], FamilyView]:
+    def _viewer(self, node: NodeProxy, family: int, config: ProxyConfig) -> Callable[[], FamilyView]:
         """What the node looks like now, as its object has it; the same object as long as it looks the same."""
         known: FamilyView | None = None
 
         def view() -> FamilyView:
             nonlocal known
-            now = self._read_node(node)
+            now = self._read_node(node, config)
             if known is None or known.node != now:
-                known = FamilyView(self._config, now, family)
+                known = FamilyView(config, now, family)
             return known
 
         return view
 
-    def _read_node(self, node: NodeProxy) -> NodeView:
+    def _read_node(self, node: NodeProxy, config: ProxyConfig) -> NodeView:
         obj: Object = self._nodes.get(None, node.name) or {}
         zone = ((obj.get("metadata") or {}).get("labels") or {}).get(LABEL_ZONE, "")
         cidrs: tuple[str, ...] = ()
-        if self._config.detect_local_mode == "NodeCIDR":  # else it decides nothing, and its coming must not matter
+        if config.detect_local_mode == "NodeCIDR":  # else it decides nothing, and its coming must not matter
             spec = obj.get("spec") or {}
             cidrs = tuple(spec.get("podCIDRs") or filter(None, (spec.get("podCIDR"),)))
         return NodeView(node.name, node.addresses, cidrs, zone)
@@ -140,24 +196,35 @@ class ProxyComponent:
         service_map = self._maps[family]
         if service_map.dirty:
             changes: Mapping[ServicePortName, Change] = service_map.take()
+            triggers_s, self._triggers_s[family] = self._triggers_s[family], []
             if changes:
-                for sync in self._syncs[family].values():
-                    sync.note(changes)
+                self._checked[family].note(changes)
+                for sync in self._all_syncs(family):
+                    sync.note(changes, triggers_s)
         return service_map.snapshot()
 
     def _service_changed(self, old: Object | None, new: Object | None) -> None:
+        self._service_changes += 1
         for service_map in self._maps.values():
             service_map.update_service(old, new)
         self._signal()
 
     def _slice_changed(self, old: Object | None, new: Object | None) -> None:
+        self._slice_changes += 1
+        trigger_s = read_trigger_s(old, new)
+        if trigger_s is not None and trigger_s >= self._started_wall_s:  # older ones are somebody else's delay
+            family = 6 if new is not None and new.get("addressType") == "IPv6" else 4
+            if family in self._triggers_s:
+                self._triggers_s[family].append(trigger_s)
         for service_map in self._maps.values():
             service_map.update_slice(old, new)
         self._signal()
 
     def _node_changed(self, old: Object | None, new: Object | None) -> None:
         name = (new or old or {})["metadata"]["name"]
-        for syncs in self._syncs.values():
+        if name in self._health:
+            self._health[name].health.node_eligible = new is not None and is_eligible(new)
+        for syncs in (*self._syncs.values(), *self._incoming.values()):
             sync = syncs.get(name)
             if sync is not None and sync.generation >= 0 and not sync.is_current(sync.generation):
                 sync.wake()
@@ -165,8 +232,8 @@ class ProxyComponent:
     def _signal(self) -> None:
         if not self._signalled:
             self._signalled = True
-            for syncs in self._syncs.values():
-                for sync in syncs.values():
+            for family in self._maps:
+                for sync in self._all_syncs(family):
                     sync.wake()
 
     # --- Component ---
@@ -178,8 +245,13 @@ class ProxyComponent:
         async with asyncio.TaskGroup() as group:
             self._group = group
             try:
-                for name in {name for syncs in self._syncs.values() for name in syncs}:
-                    self._start(name)
+                if self._events is not None:
+                    group.create_task(self._events.run(), name=self._events.name)
+                for family in self._maps:
+                    for sync in self._all_syncs(family):
+                        self._start(sync)
+                for name, health in self._health.items() if self._serves else ():
+                    self._serving[name] = group.create_task(health.run(), name=f"health of {name}")
                 await asyncio.Event().wait()  # for ever; the group's tasks do the work
             finally:
                 self._group = None
@@ -196,6 +268,101 @@ class ProxyComponent:
             waiting = [sync.reach(generation) for sync in syncs.values() if not sync.is_current(generation)]
             if waiting:
                 await asyncio.gather(*waiting)
+
+    # --- another mode ---
+
+    @property
+    def mode(self) -> str:
+        """The mode whose rules serve."""
+        return self._dialect.name
+
+    async def switch_mode(self, mode: str) -> None:
+        """Serve in another mode, on all nodes.
+
+        The new mode's rules are written beside the old ones, both are kept up to date until every node has the new, and
+        then the old are removed: at no moment has a new connection no rules, and established ones go on, because the
+        connection tracker keeps their translation. Raises InputError for a mode there is not, and the NetsimError of a
+        node that can't have it; then the old mode goes on serving and what the new one wrote is removed.
+        """
+        async with self._switching:
+            if mode == self.mode:
+                return
+            if self._group is None:
+                raise NetsimError("the proxy does not run")
+            config = self._make_config(mode)
+            self._next = (config, MODES[mode].make_dialect())
+            try:
+                for node in self._proxies.values():
+                    self._add_syncs(node, *self._next, self._incoming)
+                while waiting := self._behind():
+                    await _gather(waiting)
+            except BaseException:
+                self._next = None
+                await self._retire(self._incoming, quiet=True)
+                raise
+            old, self._syncs = self._syncs, self._incoming
+            self._incoming = {family: {} for family in self._maps}
+            (self._config, self._dialect), self._next = self._next, None
+            for health in self._health.values():
+                health.switch(config)
+            await self._retire(old)
+
+    def _behind(self) -> list[Any]:
+        """What to wait for until the mode to be is where the map is, on every node."""
+        waiting = []
+        for family, syncs in self._incoming.items():
+            generation = self.refresh(family).generation
+            waiting += [sync.reach(generation) for sync in syncs.values() if not sync.is_current(generation)]
+        return waiting
+
+    async def _retire(self, registry: dict[int, dict[str, NodeSync]], *, quiet: bool = False) -> None:
+        """End these and remove what they wrote. Raises the first NetsimError unless ``quiet``."""
+        retired = [sync for syncs in registry.values() for sync in syncs.values()]
+        for syncs in registry.values():
+            syncs.clear()
+        for sync in retired:
+            sync.stop()
+        await asyncio.gather(*(self._running.pop(sync) for sync in retired if sync in self._running))
+        errors = await asyncio.gather(*(sync.remove_rules() for sync in retired), return_exceptions=True)
+        for sync, error in zip(retired, errors, strict=True):
+            if error is not None:
+                log.error("%s: removing the rules of another mode failed: %s", sync.view.node.name, error)
+        failed = [error for error in errors if error is not None]
+        if failed and not quiet:
+            raise failed[0]
+
+    # --- health and metrics ---
+
+    def checks(self, family: int, node: str) -> Mapping[ServiceKey, Check]:
+        """See `proxy.health.node.Surroundings`."""
+        checked = self._checked[family]
+        return checked.checks(node) if checked else {}
+
+    def health_check_failed(self, node: str, service: ServiceKey, port: int, error: KernelError) -> None:
+        """See `proxy.health.node.Surroundings`."""
+        obj = self._services.get(*service)
+        if self._events is not None and obj is not None:
+            name = "/".join(service)
+            message = f'node {node} failed to start healthcheck "{name}" on port {port}: {error.message}'
+            self._events.event(obj, "Warning", "FailedToStartServiceHealthcheck", message)
+
+    def _look(self, node: str) -> Now:
+        """What metrics show of this moment."""
+        services = endpoints = 0
+        rules: dict[int, Mapping[str, int]] = {}
+        no_local: dict[int, Mapping[str, int]] = {}
+        for family, service_map in self._maps.items():
+            sync, snapshot = self._syncs[family].get(node), service_map.snapshot()
+            if sync is None:
+                continue
+            changed = count_pending(sync.pending, snapshot)
+            services, endpoints = services + changed[0], endpoints + changed[1]
+            no_local[family] = count_no_local(snapshot, node, sync.view.node.zone)
+            if self.mode == "iptables" and sync.state is not None:
+                from proxy.iptables.counts import count_owned_rules  # only where that mode is
+
+                rules[family] = count_owned_rules(sync.state)
+        return Now(self._service_changes, self._slice_changes, services, endpoints, rules, no_local)
 
     def summary(self) -> dict[str, Any]:
         """For status: the mode, the size of the map, and how each node is doing."""
@@ -218,3 +385,10 @@ class ProxyComponent:
             "failures": sum(sync.failures for sync in syncs),
             "errors": errors,
         }
+
+
+async def _gather(waiting: list[Any]) -> None:
+    """All of them to their end, then the first error: nothing is left running behind."""
+    for outcome in await asyncio.gather(*waiting, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome

@@ -9,13 +9,38 @@ from dataclasses import dataclass, field
 from netsim.model import marks
 from netsim.model.config import ClusterConfig
 from netsim.model.errors import InputError
-from proxy.addresses import choose_cidrs, choose_ips, contains, family_of, is_loopback, is_zero_prefix, parse_cidr
+from proxy.addresses import (
+    choose_cidrs,
+    choose_ips,
+    contains,
+    family_of,
+    is_loopback,
+    is_zero_prefix,
+    parse_cidr,
+    parse_ip,
+)
 from proxy.modes import MODES
 
 DETECT_LOCAL_MODES = ("ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix")
+# Those of Linux; pkg/proxy/apis/config/validation/validation.go leaves the choice to the kernel too.
+IPVS_SCHEDULERS = (
+    "rr", "wrr", "lc", "wlc", "lblc", "lblcr", "sh", "dh", "sed", "nq", "mh", "fo", "ovf", "twos"
+)  # fmt: skip
 SYNC_PERIOD_S = 30.0  # upstream's syncPeriod
 FULL_SYNC_PERIOD_S = 3600.0  # pkg/proxy/util.FullSyncPeriod
 LARGE_CLUSTER_ENDPOINTS = 1000  # above this, no comments on what there is one of for each endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class ConntrackConfig:
+    """Upstream's conntrack settings; 0 leaves what the kernel has."""
+
+    max_per_core: int = 0  # upstream: 32768. nf_conntrack_max is the machine's, so only the program sets it
+    min: int = 131072
+    tcp_established_s: float = 86400.0
+    tcp_close_wait_s: float = 3600.0
+    udp_s: float = 0.0
+    udp_stream_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +62,12 @@ class ProxyConfig:
     sync_period_s: float = SYNC_PERIOD_S  # retry after failure, check for flushed rules
     full_sync_period_s: float = FULL_SYNC_PERIOD_S
     large_cluster_endpoints: int = LARGE_CLUSTER_ENDPOINTS
+    ipvs_scheduler: str = "rr"
+    ipvs_strict_arp: bool = False  # do not answer ARP for addresses of kube-ipvs0 on other links
+    healthz_bind_address: str = "0.0.0.0:10256"  # IP:port in the node's namespace; "": not served
+    metrics_bind_address: str = "127.0.0.1:10249"
+    bind_address_hard_fail: bool = False  # a port that is taken ends the proxy
+    conntrack: ConntrackConfig = ConntrackConfig()
 
     @property
     def masquerade_mark(self) -> str:
@@ -47,6 +78,7 @@ class ProxyConfig:
 def make_proxy_config(config: ClusterConfig) -> ProxyConfig:
     """The proxies' options in a cluster that netsim made."""
     pod_cidr = str(config.pod_cidr)
+    ipv6 = family_of(pod_cidr) == 6
     # Each sync is a process on each node: with many nodes, changes that trickle in are collected a while, so that
     # the proxies leave the machine to the pods. Three nodes never wait.
     pause_s = min(1.0, 0.003 * max(0, len(config.nodes) - 10))
@@ -55,6 +87,8 @@ def make_proxy_config(config: ClusterConfig) -> ProxyConfig:
         families=(family_of(pod_cidr),),
         cluster_cidrs=(pod_cidr,),
         min_sync_period_s=pause_s,
+        healthz_bind_address=f"{'[::]' if ipv6 else '0.0.0.0'}:10256",
+        metrics_bind_address=f"{'[::1]' if ipv6 else '127.0.0.1'}:10249",
     )
 
 
@@ -66,15 +100,30 @@ def check_proxy_config(config: ProxyConfig) -> ProxyConfig:
         raise InputError(
             f'detectLocalMode: "{config.detect_local_mode}" is none', hint=f"one of {', '.join(DETECT_LOCAL_MODES)}"
         )
+    if config.ipvs_scheduler not in IPVS_SCHEDULERS:
+        raise InputError(
+            f'ipvs.scheduler: "{config.ipvs_scheduler}" is none', hint=f"one of {', '.join(IPVS_SCHEDULERS)}"
+        )
     if not 0 <= config.masquerade_bit <= 31:
         raise InputError(f"masqueradeBit: {config.masquerade_bit} is not in [0, 31]")
     for field_name, cidrs in (("clusterCIDR", config.cluster_cidrs), ("nodePortAddresses", config.node_port_addresses)):
         for cidr in cidrs:
             if parse_cidr(cidr) is None:
                 raise InputError(f'{field_name}: "{cidr}" is no CIDR', hint="such as 10.244.0.0/16")
+    for bind in filter(None, (config.healthz_bind_address, config.metrics_bind_address)):
+        split_address(bind)
     if config.min_sync_period_s < 0 or config.sync_period_s <= 0:
         raise InputError("syncPeriod must be greater than 0, minSyncPeriod not less than 0")
     return config
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """``0.0.0.0:10256``, ``[::]:10256``: address and port. Raises InputError."""
+    host, _, port = text.rpartition(":")
+    address = parse_ip(host.strip("[]"))
+    if address is None or not port.isdecimal() or not 1 <= int(port) <= 65535:
+        raise InputError(f'"{text}" is no IP:port', hint="such as 0.0.0.0:10256 or [::]:10256")
+    return address, int(port)
 
 
 @dataclass(frozen=True, slots=True)

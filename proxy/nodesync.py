@@ -7,13 +7,14 @@ sync).
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from netsim.model.clock import Clock
 from netsim.model.errors import NetsimError
 from proxy.config import FamilyView, ProxyConfig
-from proxy.dialect import Dialect, Target
+from proxy.dialect import Dialect, Plan, Target
 from proxy.servicemap import Change, Entry, ServicePortName, Snapshot
 from proxy.staleflows import Frontends, plan_frontends
 
@@ -34,6 +35,33 @@ class FlowCleaner(Protocol):
     async def clean(self, found: Frontends, node_ips: tuple[str, ...], family: int) -> int: ...
 
 
+@dataclass(frozen=True, slots=True)
+class SyncReport:
+    """One sync that succeeded."""
+
+    full: bool
+    took_s: float
+    view: FamilyView
+    triggers_s: Sequence[float]  # when what it wrote had changed, since the epoch, as far as slices say so
+    rules: dict[str, int] | None = None  # rules written by table, where the dialect has such
+
+
+class Observer(Protocol):
+    """Whom a `NodeSync` tells how it is doing."""
+
+    def queued(self) -> None:
+        """Something waits to be written."""
+        ...
+
+    def synced(self, report: SyncReport) -> None: ...
+
+    def failed(self, full: bool) -> None: ...
+
+    def cleaned(self, took_s: float, deleted: int) -> None:
+        """Stale UDP flows were looked for, and so many deleted."""
+        ...
+
+
 class NodeSync:
     """One node and one family."""
 
@@ -46,6 +74,7 @@ class NodeSync:
         view: Callable[[], FamilyView],
         clock: Clock,
         gate: asyncio.Semaphore,
+        observer: Observer | None = None,
     ) -> None:
         self._feed = feed
         self._dialect = dialect
@@ -54,6 +83,8 @@ class NodeSync:
         self._view = view
         self._clock = clock
         self._gate = gate
+        self._observer = observer
+        self._triggers_s: list[float] = []
         self.view = view()
         self.state: Any = None  # what the node has; None: not known, the next sync is a full one
         self.generation = -1  # of the map, that the node has
@@ -73,20 +104,37 @@ class NodeSync:
     def _config(self) -> ProxyConfig:
         return self.view.config
 
-    def note(self, changes: Mapping[ServicePortName, Change]) -> None:
-        """Service ports that changed."""
+    @property
+    def pending(self) -> Mapping[ServicePortName, Entry | None]:
+        """Service ports that changed since the last sync, with their state before."""
+        return self._pending
+
+    def note(self, changes: Mapping[ServicePortName, Change], triggers_s: Sequence[float] = ()) -> None:
+        """Service ports that changed; ``triggers_s``: when the endpoints did, as their slices say."""
         for name, change in changes.items():
             self._pending.setdefault(name, change.old)
-        self._wake.set()
+        self._triggers_s.extend(triggers_s)
+        self.wake()
 
     def wake(self) -> None:
         """There may be something to do."""
+        if self._observer is not None and not self._wake.is_set():
+            self._observer.queued()
         self._wake.set()
 
     def stop(self) -> None:
-        """The node is no concern of ours any more: nobody waits for it."""
+        """The node is no concern of ours any more: nobody waits for it, and ``run`` ends after what it is at."""
         self._stopped = True
         self._finished.set()
+        self._wake.set()
+        self._urgent.set()
+
+    async def remove_rules(self) -> None:
+        """Remove what this mode wrote on the node; to be called when ``run`` has ended. Raises NetsimError."""
+        family = self.view.family
+        async with self._gate:
+            existing = await self._target.read(family)
+            await self._target.apply(self._dialect.plan_cleanup(family, existing))
 
     def is_current(self, generation: int) -> bool:
         """Whether the node has the map of ``generation`` and what it should have of itself."""
@@ -109,8 +157,8 @@ class NodeSync:
             await finished.wait()
 
     async def run(self) -> None:
-        """Sync whenever there is something to do, until cancelled."""
-        while True:
+        """Sync whenever there is something to do, until cancelled or stopped."""
+        while not self._stopped:
             if not await self._wait_for(self._wake, self._idle_s()):
                 await self._check()
                 continue
@@ -118,7 +166,8 @@ class NodeSync:
             if pause_s > 0:
                 await self._wait_for(self._urgent, pause_s)
             async with self._gate:
-                await self._sync()
+                if not self._stopped:
+                    await self._sync()
 
     def _idle_s(self) -> float:
         """How long nothing need be done: until the next check for flushed rules, or the next attempt."""
@@ -141,26 +190,37 @@ class NodeSync:
         self._urgent.clear()
         snapshot = self._feed.refresh(self.view.family)
         pending, self._pending = self._pending, {}
+        triggers_s, self._triggers_s = self._triggers_s, []
         view = self._view()
         if view != self.view:
             self.view, self.state = view, None
         full = self.state is None
         first = self.generation < 0
         try:
-            await self._write(snapshot, pending)
+            plan = await self._write(snapshot, pending)
         except NetsimError as error:
+            self._triggers_s[:0] = triggers_s
             self._fail(error, pending, full)
         else:
             self.generation, self.error = snapshot.generation, None
             if full:
                 self._full_at_s = started_s
+            self._report(plan, self._clock.monotonic_s() - started_s, triggers_s)
             await self._clean(snapshot, dict.fromkeys(snapshot.entries) | pending if first else pending)
         self._ended_s = self._clock.monotonic_s()
         self.last_sync_s = self._ended_s - started_s
         finished, self._finished = self._finished, asyncio.Event()
         finished.set()
 
-    async def _write(self, snapshot: Snapshot, pending: Mapping[ServicePortName, Entry | None]) -> None:
+    def _report(self, plan: Plan[Any], took_s: float, triggers_s: Sequence[float]) -> None:
+        if self._observer is None:
+            return
+        rules = count_rules(plan.text) if self._dialect.name == "iptables" else None
+        self._observer.synced(SyncReport(plan.full, took_s, self.view, triggers_s, rules))
+        if self._wake.is_set():  # changes that came while it wrote
+            self._observer.queued()
+
+    async def _write(self, snapshot: Snapshot, pending: Mapping[ServicePortName, Entry | None]) -> Plan[Any]:
         family = self.view.family
         if self.state is None:
             existing = await self._target.read(family)
@@ -172,12 +232,15 @@ class NodeSync:
             self.syncs += 1
             await self._target.apply(plan)
         self.state = plan.state
+        return plan
 
     def _fail(self, error: NetsimError, pending: dict[ServicePortName, Entry | None], full: bool) -> None:
         """The old rules go on serving. A partial sync is tried again whole and at once, a full one after syncPeriod."""
         log.error("%s: writing the proxy's rules failed: %s", self.view.node.name, error)
         self.failures += 1
         self.error = error
+        if self._observer is not None:
+            self._observer.failed(full)
         self.state = None
         self._pending = pending | {n: e for n, e in self._pending.items() if n not in pending}
         if not full:
@@ -187,11 +250,15 @@ class NodeSync:
         found = plan_frontends(changed, snapshot.entries)
         if not found:
             return
+        started_s = self._clock.monotonic_s()
         try:
-            await self._cleaner.clean(found, self.view.node.ips, self.view.family)
+            deleted = await self._cleaner.clean(found, self.view.node.ips, self.view.family)
         except NetsimError as error:  # the rules are good; the next change of the service tries again
             log.error("%s: removing stale UDP flows failed: %s", self.view.node.name, error)
             self.error = error
+            return
+        if self._observer is not None:
+            self._observer.cleaned(self._clock.monotonic_s() - started_s, deleted)
 
     async def _wait_for(self, event: asyncio.Event, seconds: float) -> bool:
         """Whether the event came within ``seconds`` of the injected clock."""
@@ -204,3 +271,9 @@ class NodeSync:
             for task in tasks:
                 task.cancel()
         return event.is_set()
+
+
+def count_rules(text: str) -> dict[str, int]:
+    """How many rules an iptables-restore input adds, by table."""
+    tables = f"\n{text}".split("\n*")[1:]
+    return {table.split("\n", 1)[0]: table.count("\n-A ") for table in tables}
