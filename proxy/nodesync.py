@@ -276,4 +276,5 @@ class NodeSync:
 def count_rules(text: str) -> dict[str, int]:
     """How many rules an iptables-restore input adds, by table."""
     tables = f"\n{text}".split("\n*")[1:]
-    return {table.split("\n", 1)[0]: table.count("\n-A ") for table in tables}
+    counts = {table.split("\n", 1)[0]: table.count("\n-A ") for table in tables}
+    return {"filter": 0, "nat": 0} | counts

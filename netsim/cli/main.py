@@ -24,6 +24,7 @@ _COMMANDS = {
     "down": "clusters.down",
     "list": "clusters.list_clusters",
     "status": "clusters.status",
+    "proxy-mode": "proxymode.proxy_mode",
     "check": "check.check",
     "apply": "manifests.apply",
     "delete": "manifests.delete",

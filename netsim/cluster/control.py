@@ -41,6 +41,8 @@ class ControlTarget(Protocol):
 
     async def read_interfaces(self, where: Where) -> list[dict[str, Any]]: ...
 
+    async def set_proxy_mode(self, mode: str) -> None: ...
+
     def status(self) -> dict[str, Any]: ...
 
 
@@ -61,6 +63,7 @@ class ControlServer:
             "barrier": self._barrier,
             "dump": self._dump,
             "status": self._status,
+            "proxy-mode": self._proxy_mode,
         }
 
     async def run(self) -> None:
@@ -166,6 +169,10 @@ class ControlServer:
 
     async def _dump(self, message: dict[str, Any]) -> Reply:
         return {"text": await self._target.dump([parse_where(text) for text in message["where"]])}, []
+
+    async def _proxy_mode(self, message: dict[str, Any]) -> Reply:
+        await self._target.set_proxy_mode(message["mode"])
+        return {}, []
 
     async def _status(self, _message: dict[str, Any]) -> Reply:
         return self._target.status(), []

@@ -166,6 +166,14 @@ class Cluster:
         """Return when everything applied so far is in the kernel on every node. Raises TimeoutExpired."""
         self._control.ask("barrier", timeout_s=timeout_s)
 
+    def set_proxy_mode(self, mode: str) -> None:
+        """Have every node serve in another proxy mode, and return when all do.
+
+        Established connections go on, and at no moment are there no rules. Raises UsageError for a mode there is not,
+        FeatureMissing or KernelError when a node cannot have it; then the old mode serves on.
+        """
+        self._control.ask("proxy-mode", mode=mode)
+
     def down(self) -> None:
         """End the cluster; may be repeated. Its namespaces, processes and state directory are gone afterwards."""
         self.close()

@@ -7,7 +7,8 @@ from netsim.kernel.dump import dump_namespace
 from netsim.kernel.netns import Netns, run_in
 from netsim.kernel.process import Process, ProcessSpec
 from netsim.kernel.rtnl import Rtnl
-from netsim.model.errors import NetsimError
+from netsim.model.config import PROXY_MODES
+from netsim.model.errors import NetsimError, UsageError
 from netsim.model.names import EXTERNAL
 from netsim.model.where import Where
 
@@ -31,7 +32,7 @@ class Places:
             "pid": runtime.machine_pid,
             "apiServer": runtime.api_url,
             "kubeconfig": str(runtime.kubeconfig),
-            "proxyMode": runtime.config.proxy_mode,
+            "proxyMode": runtime.proxy.mode,
             "podNetwork": runtime.config.pod_network,
             "nodes": runtime.describe_nodes(),
         }
@@ -81,6 +82,13 @@ class Places:
 
     async def barrier(self, timeout_s: float) -> None:
         await self._runtime.barrier.wait(timeout_s)
+
+    async def set_proxy_mode(self, mode: str) -> None:
+        """Have every node's rules written in another mode; status and status.json say so. Raises NetsimError."""
+        if mode not in PROXY_MODES:
+            raise UsageError(f'there is no proxy mode "{mode}"', hint=f"one of {', '.join(PROXY_MODES)}")
+        await self._runtime.proxy.switch_mode(mode)
+        self._runtime.save_status(self.status())
 
     async def dump(self, places: list[Where]) -> str:
         """Kernel state of these places, one after the other."""

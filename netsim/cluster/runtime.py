@@ -122,7 +122,7 @@ class Runtime:
         control = ControlServer(socket.socket(fileno=self._orders.control_fd), places)
         self._run(control.run(), "control")
         status = places.status()
-        self._state.write_status(status)
+        self.save_status(status)
         self._report.ready(status)
         log.info("ready: %d nodes", len(config.nodes))
 
@@ -243,6 +243,10 @@ class Runtime:
 
     def node_names(self) -> list[str]:
         return [node.name for node in self.config.nodes]
+
+    def save_status(self, status: dict[str, Any]) -> None:
+        """For ``netsim list``, which asks no cluster process."""
+        self._state.write_status(status)
 
     def describe_nodes(self) -> list[dict[str, Any]]:
         """The nodes as ``netsim status`` shows them."""
