@@ -56,7 +56,7 @@ class Report:
         try:
             os.write(self._descriptor, json.dumps(message).encode() + b"\n")
         except BrokenPipeError:
-            self.close()  # the launcher has gone; the cluster stays up, as `netsim list` will show
+            os._exit(1)  # the launcher was killed before the cluster was ready: nobody waits for it, or knows of it
 
     def progress(self, text: str) -> None:
         self._send({"progress": text})

@@ -155,9 +155,12 @@ def test_an_exhausted_pod_cidr_is_told_by_an_event_and_heals(cluster: Cluster) -
         return [e for e in cluster.list("Event", "default") if "no IP addresses available" in e["message"]]
 
     wait_until("an event that names the exhausted range", told)
-    running = [p for p in cluster.list("Pod", "default") if p["status"].get("podIP")]
-    addresses = [p["status"]["podIP"] for p in running]
-    assert len(addresses) == len(set(addresses)) == 4  # and cluster DNS has the fifth
+
+    def addresses() -> list[str]:
+        return [p["status"]["podIP"] for p in cluster.list("Pod", "default") if p["status"].get("podIP")]
+
+    wait_until("four pods with an address", lambda: len(addresses()) >= 4)
+    assert len(addresses()) == len(set(addresses())) == 4  # and cluster DNS has the fifth
     cluster.patch("Deployment", "web", {"spec": {"replicas": 2}})
     wait_until("two pods, both ready", lambda: len(cluster.list("Pod", "default")) == 2)
     assert len(ready_pods(cluster, "app=web")) == 2
