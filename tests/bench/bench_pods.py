@@ -9,7 +9,7 @@ from netsim.cluster.handle import Cluster
 from netsim.testing.traffic import Traffic
 from netsim.testing.waiting import wait_until
 from tests.bench.figures import show
-from tests.bench.floor import ip_batch_s, nodes_and_pods
+from tests.bench.floor import ip_batch_s, make_nodes, make_pods
 from tests.bench.memory import kernel_kib, processes_below, pss_kib
 
 NODES, PODS = 100, 1000
@@ -53,7 +53,7 @@ def connect_to_all(cluster: Cluster, addresses: list[str]) -> None:
 
 
 def main() -> None:
-    floor = ip_batch_s(nodes_and_pods(NODES, PODS)) - ip_batch_s(nodes_and_pods(NODES, 0))
+    floor = ip_batch_s(make_pods(NODES, PODS), before=make_nodes(NODES))
     with tempfile.TemporaryDirectory() as state:
         started = time.perf_counter()
         with netsim.up("bench", nodes=NODES, state_dir=state) as cluster:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import netsim
 from tests.bench.figures import measure_s, show
-from tests.bench.floor import ip_batch_s, nodes_and_pods
+from tests.bench.floor import ip_batch_s, make_nodes
 
 TIMES = 7
 
@@ -23,7 +23,7 @@ def main() -> None:
         clusters: list[netsim.cluster.handle.Cluster] = []
         for _ in range(TIMES):
             up_and_down()
-        floor = measure_s(lambda: ip_batch_s(nodes_and_pods(3, 0)), 3)
+        floor = measure_s(lambda: ip_batch_s(make_nodes(3)), 3)
         show(
             "up, 3 nodes (netsim.up)", sorted(spent)[TIMES // 2], "s", floor=floor, floor_name="ip -batch", goal="< 1 s"
         )

@@ -3,29 +3,37 @@
 import re
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 # The sandbox has its own /run/netns, as `ip netns` needs it; everything goes when its init ends.
 SANDBOX = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c")
 SCRIPT = """
 mount -t tmpfs tmpfs /run && mkdir -p /run/netns && sysctl -qw net.ipv6.conf.default.disable_ipv6=1
+ip -batch "$1" || exit 1
 start=$(date +%s.%N)
-ip -batch - || exit 1
+ip -batch "$2" || exit 1
 end=$(date +%s.%N)
 echo "spent $start $end"
 """
 
 
-def ip_batch_s(lines: list[str]) -> float:
-    """Seconds that `ip -batch` takes for these lines in a fresh sandbox, entering it not counted."""
-    done = subprocess.run([*SANDBOX, SCRIPT], input="\n".join(lines), capture_output=True, text=True, check=False)
+def ip_batch_s(lines: list[str], *, before: list[str] | None = None) -> float:
+    """Seconds that `ip -batch` takes for ``lines`` in a fresh sandbox; entering it and ``before`` are not counted."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = []
+        for name, content in (("before", before or []), ("lines", lines)):
+            files.append(f"{folder}/{name}")
+            Path(files[-1]).write_text("\n".join(content))
+        done = subprocess.run([*SANDBOX, SCRIPT, "sh", *files], capture_output=True, text=True, check=False)
     spent = re.search(r"^spent (\S+) (\S+)$", done.stdout, re.M)
     if done.returncode != 0 or spent is None:
         sys.exit(f"the floor could not be measured: {done.stderr}")
     return float(spent[2]) - float(spent[1])
 
 
-def nodes_and_pods(nodes: int, pods: int) -> list[str]:
-    """`ip` lines for that many namespaces, with a bridge for each node and a veth pair for each node and pod."""
+def make_nodes(nodes: int) -> list[str]:
+    """`ip` lines for that many nodes: a namespace on the fabric's bridge each, and a bridge for its pods."""
     lines = ["link add fabric0 type bridge", "link set fabric0 up"]
     for node in range(nodes):
         lines += [
@@ -35,6 +43,12 @@ def nodes_and_pods(nodes: int, pods: int) -> list[str]:
             f"link add b{node} type bridge",
             f"link set b{node} up",
         ]
+    return lines
+
+
+def make_pods(nodes: int, pods: int) -> list[str]:
+    """`ip` lines for that many pods on those nodes: a namespace and a veth pair on the node's bridge each."""
+    lines = []
     for pod in range(pods):
         lines += [
             f"netns add p{pod}",
