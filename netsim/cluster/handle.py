@@ -8,6 +8,7 @@ import builtins
 import os
 import socket as sockets  # the handle's own method is called socket
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,6 +140,7 @@ class Cluster:
         self._control = ControlClient(state.control_socket)
         self._loop: BackgroundLoop | None = None
         self._client: Api | None = None
+        self._hang_up: weakref.finalize[..., Cluster] | None = None
         self.name = state.name
         self.state_dir = state.path
         self.pid = int(status.get("pid", 0))
@@ -184,11 +186,9 @@ class Cluster:
 
     def close(self) -> None:
         """Let go of the connections; the cluster runs on (unless it is owned and this process ends)."""
-        if self._loop is not None:
-            if self._client is not None:
-                self._loop.run(self._client.close())
-            self._loop.close()
-        self._loop = self._client = None
+        if self._hang_up is not None:
+            self._hang_up()
+        self._loop = self._client = self._hang_up = None
 
     # Objects
 
@@ -372,7 +372,14 @@ class Cluster:
                 find_state(self.name)  # raises, and says why
             self._loop = BackgroundLoop()
             self._client = Api(HttpTransport.from_unix_socket(self._state.api_socket))
+            # A handle that is dropped without close() must not leave its thread and connections to chance.
+            self._hang_up = weakref.finalize(self, _hang_up, self._loop, self._client)
         return self._loop, self._client
+
+
+def _hang_up(loop: BackgroundLoop, client: Api) -> None:
+    loop.run(client.close())
+    loop.close()
 
 
 def _sources(source: Source) -> list[SourceObject]:

@@ -137,7 +137,7 @@ FLUSHES: dict[str, Callable[[RealNode], None]] = {
 
 @pytest.mark.parametrize("how", FLUSHES)
 def test_flushed_rules_come_back(spawner: Spawner, how: str) -> None:
-    with real_node(spawner, replace(CONFIG, sync_period_s=0.1)) as node:
+    with real_node(spawner, replace(CONFIG, sync_period_s=2.0)) as node:  # long enough to see them gone
         node.put(make_service(ip="10.96.0.77"), make_slice([make_endpoint(PODS["pod-2"])]))
         before = read_tables(node.node, spawner)
         FLUSHES[how](node)
