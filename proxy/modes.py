@@ -72,9 +72,41 @@ async def _clean_iptables(netns: Netns, spawner: Spawner) -> bool:
     return found
 
 
+def _ipvs_dialect() -> Dialect:
+    from proxy.ipvs.plan import IpvsDialect
+
+    return IpvsDialect()
+
+
+def _ipvs_target(netns: Netns, spawner: Spawner, config: ProxyConfig) -> Target:
+    from proxy.ipvs.target import IpvsTarget
+
+    return IpvsTarget(netns, spawner, config)
+
+
+async def _clean_ipvs(netns: Netns, spawner: Spawner) -> bool:
+    from proxy.config import ProxyConfig
+    from proxy.ipvs.plan import IpvsDialect
+    from proxy.ipvs.target import IpvsTarget
+
+    dialect = IpvsDialect()
+    target = IpvsTarget(netns, spawner, ProxyConfig())
+    found = False
+    for family in _FAMILIES:
+        try:
+            existing = await target.look(family)
+        except (FeatureMissing, KernelError) as error:
+            log.info("IPv%d, ipvs: %s", family, error)  # without IPVS, ipset or iptables no proxy wrote any of it
+            continue
+        found = True
+        await target.apply(dialect.plan_cleanup(family, existing))
+    return found
+
+
 MODES: dict[str, Mode] = {
     mode.name: mode
     for mode in (  # one line each
         Mode("iptables", _iptables_dialect, _iptables_target, _clean_iptables),
+        Mode("ipvs", _ipvs_dialect, _ipvs_target, _clean_ipvs),
     )
 }

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from netsim.model.errors import UsageError
 from proxy.addresses import choose_cidrs, family_of, parse_cidr, parse_ip
-from proxy.config import DETECT_LOCAL_MODES, ProxyConfig, check_proxy_config
+from proxy.config import DETECT_LOCAL_MODES, IPVS_SCHEDULERS, ProxyConfig, check_proxy_config
 from proxy.modes import MODES
 
 _MODES_TO_COME = tuple(mode for mode in ("nftables", "ipvs") if mode not in MODES)
@@ -62,6 +62,8 @@ def make_parser() -> argparse.ArgumentParser:
         default=True,
         help="NodePorts on 127.0.0.1 (IPv4)",
     )
+    add("--ipvs-scheduler", default="rr", metavar="NAME", help=", ".join(IPVS_SCHEDULERS))
+    add("--ipvs-strict-arp", action="store_true", help="no ARP answers for addresses of kube-ipvs0 on other links")
     add("--nodeport-addresses", default="", metavar="CIDRS", help="where NodePorts answer; none: everywhere")
     add("--cleanup", action="store_true", help="remove all rules that a proxy ever wrote here, and exit")
     add("-v", "--verbose", action="store_true", help="say what is done")
@@ -93,6 +95,8 @@ def parse_options(argv: Sequence[str]) -> Options:
         bridge_interface=args.pod_bridge_interface,
         interface_name_prefix=args.pod_interface_name_prefix,
         node_port_addresses=tuple(filter(None, args.nodeport_addresses.split(","))),
+        ipvs_scheduler=args.ipvs_scheduler or "rr",
+        ipvs_strict_arp=args.ipvs_strict_arp,
         localhost_node_ports=args.iptables_localhost_nodeports,
         min_sync_period_s=parse_duration(args.iptables_min_sync_period),
         sync_period_s=parse_duration(args.iptables_sync_period),

@@ -130,6 +130,13 @@ def new_bridge(name: str, *, mac: str = "", mtu: int = 0, up: bool = True, vlan_
     return Message(wire.RTM_NEWLINK, wire.NLM_F_CREATE | wire.NLM_F_EXCL, body, words)
 
 
+def new_dummy(name: str) -> Message:
+    """A dummy link, down: it carries nothing, but its addresses are the node's all the same."""
+    body = wire.LINK.pack(0, 0, 0, 0, 0) + wire.text(wire.IFLA_IFNAME, name)
+    body += nested(wire.IFLA_LINKINFO, wire.text(wire.IFLA_INFO_KIND, "dummy"))
+    return Message(wire.RTM_NEWLINK, wire.NLM_F_CREATE | wire.NLM_F_EXCL, body, f"ip link add {name} type dummy")
+
+
 def set_link(  # noqa: PLR0913 - all that can be changed, and all have defaults
     link: LinkRef,
     *,

@@ -12,7 +12,7 @@ from netsim.model.names import RESERVED_NAMESPACES
 
 Network = IPv4Network | IPv6Network
 
-PROXY_MODES = ("iptables",)
+PROXY_MODES = ("iptables", "ipvs")
 POD_NETWORKS = ("routes", "vxlan")
 MAX_NODES = 1000  # a bridge has 1,023 ports (BR_MAX_PORTS, net/bridge/br_private.h); the fabric is one bridge
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # RFC 1123

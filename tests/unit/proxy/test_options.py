@@ -47,7 +47,7 @@ def test_flags() -> None:
     ("flags", "message"),
     [
         ([], "--kubeconfig and --node-name"),
-        ([*NEEDED, "--proxy-mode", "ipvs"], "does not have that mode yet"),
+        ([*NEEDED, "--ipvs-scheduler", "best"], "ipvs.scheduler"),
         ([*NEEDED, "--proxy-mode", "userspace"], "not built yet"),
         ([*NEEDED, "--cluster-cidr", "pods"], "no CIDR"),
         ([*NEEDED, "--nodeport-addresses", "x"], "no CIDR"),
@@ -63,8 +63,8 @@ def test_wrong_usage_says_what_is_wrong(flags: list[str], message: str) -> None:
 
 
 def test_errors_are_one_message(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--proxy-mode", "ipvs", *NEEDED]) == 2
-    assert capsys.readouterr().err.startswith("netsim-proxy: --proxy-mode ipvs")
+    assert main(["--bind-address", "here", *NEEDED]) == 2
+    assert capsys.readouterr().err.startswith("netsim-proxy: --bind-address")
     assert main(["--kubeconfig", "/nonexistent/kubeconfig", "--node-name", "n"]) == 1
     assert "/nonexistent/kubeconfig" in capsys.readouterr().err
 
