@@ -114,9 +114,11 @@ class Seen:
 
 
 class Sniffer:
-    """Collects packets at one interface from ``__enter__`` on, in a thread of its own.
+    """Collects packets at one interface from ``__enter__`` on.
 
-    When the ``with`` block is entered the socket is open and bound: no packet caused after that is missed.
+    When the ``with`` block is entered the socket is open and bound: no packet caused after that is missed. The kernel
+    queues a packet on the socket while the packet passes, so what has happened has been seen: ``seen`` reads the queue
+    to its end first. A thread reads it too, so that it does not overflow and ``wait_for`` wakes up.
     """
 
     def __init__(self, cluster: Places, where: str, interface: str = "eth0", *, match: Match | None = None) -> None:
@@ -124,19 +126,21 @@ class Sniffer:
         self.interface = interface
         self._cluster = cluster
         self._match = match
-        self._raw: list[Seen] = []
-        self._news = threading.Condition()
+        self._seen: list[Seen] = []
+        self._changed = threading.Condition()  # guards _seen and _sock
+        self._sock: socket.socket | None = None
         self._stop_fd = -1
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> "Sniffer":
-        sock = self._cluster.packet_socket(self.where, self.interface)
+        sock = self._sock = self._cluster.packet_socket(self.where, self.interface)
         sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         sock.setblocking(False)
         self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC)
         name = f"sniffer {self.where} {self.interface}"
-        self._thread = threading.Thread(target=self._collect, args=(sock, self._stop_fd), name=name, daemon=True)
+        arguments = (sock.fileno(), self._stop_fd)
+        self._thread = threading.Thread(target=self._collect, args=arguments, name=name, daemon=True)
         self._thread.start()
         return self
 
@@ -147,11 +151,17 @@ class Sniffer:
         if self._thread is not None:
             self._thread.join()
         os.close(self._stop_fd)
+        with self._changed:
+            self._drain()
+            if self._sock is not None:
+                self._sock.close()
+                self._sock = None
 
     def seen(self, match: Callable[[Seen], bool] | None = None) -> list[Seen]:
         """What came by until now, oldest first, of which ``match`` holds."""
-        with self._news:
-            found = list(self._raw)
+        with self._changed:
+            self._drain()
+            found = list(self._seen)
         if self._match is not None:
             found = [seen for seen in found if self._match(seen.packet)]
         return [seen for seen in found if match is None or match(seen)]
@@ -162,13 +172,13 @@ class Sniffer:
         """The first ``count`` packets of which ``match`` holds. Raises TimeoutExpired showing what came instead."""
         deadline = time.monotonic() + timeout_s
         while True:
-            with self._news:
-                known = len(self._raw)
+            with self._changed:
+                known = len(self._seen)
             found = self.seen(match)
             if len(found) >= count:
                 return found[:count]
-            with self._news:
-                if len(self._raw) == known and not self._news.wait(deadline - time.monotonic()):
+            with self._changed:
+                if len(self._seen) == known and not self._changed.wait(deadline - time.monotonic()):
                     raise TimeoutExpired(
                         f"{what} ({count}) did not come within {timeout_s:g} s; seen: {self._told()}",
                         where=f"{self.where} {self.interface}",
@@ -179,36 +189,32 @@ class Sniffer:
         return self.wait_for(match, timeout_s=timeout_s, what=what)[0]
 
     def _told(self) -> str:
-        lines = [str(seen) for seen in self._raw]
-        return "\n  " + "\n  ".join(lines[-30:]) if lines else "nothing"
+        lines = [str(seen) for seen in self._seen[-30:]]
+        return "\n  " + "\n  ".join(lines) if lines else "nothing"
 
-    def _collect(self, sock: socket.socket, stop_fd: int) -> None:
+    def _collect(self, socket_fd: int, stop_fd: int) -> None:
         poll = select.poll()
-        poll.register(sock, select.POLLIN)
+        poll.register(socket_fd, select.POLLIN)
         poll.register(stop_fd, select.POLLIN)
-        with sock:
-            while True:
-                ready = dict(poll.poll())
-                if sock.fileno() in ready:
-                    self._drain(sock)
-                if stop_fd in ready:
-                    return
-
-    def _drain(self, sock: socket.socket) -> None:
-        batch = []
         while True:
+            ready = dict(poll.poll())
+            if stop_fd in ready:
+                return
+            with self._changed:
+                self._drain()
+
+    def _drain(self) -> None:
+        """Read what the kernel has queued. The caller holds ``_changed``."""
+        count = len(self._seen)
+        while self._sock is not None:
             try:
-                raw, control, _, address = sock.recvmsg(SNAPLEN_BYTES, socket.CMSG_SPACE(16))
-            except BlockingIOError:
-                break
-            except OSError:  # the interface went away with its namespace: nothing more will come
+                raw, control, _, address = self._sock.recvmsg(SNAPLEN_BYTES, socket.CMSG_SPACE(16))
+            except OSError:  # nothing more (EAGAIN), or the interface has gone away with its namespace (ENETDOWN)
                 break
             direction = "out" if address[2] == PACKET_OUTGOING else "in"
-            batch.append(Seen(self.where, self.interface, direction, _time_stamp_s(control), raw))
-        if batch:
-            with self._news:
-                self._raw.extend(batch)
-                self._news.notify_all()
+            self._seen.append(Seen(self.where, self.interface, direction, _time_stamp_s(control), raw))
+        if len(self._seen) > count:
+            self._changed.notify_all()
 
 
 def _time_stamp_s(control: list[tuple[int, int, bytes]]) -> float:
