@@ -27,6 +27,7 @@ class Journey:
     """One request: from where, to what, and which places may serve it."""
 
     title: str
+    note: str  # what to see in it
     client: str
     address: str
     port: int
@@ -40,11 +41,34 @@ def plan_journeys(cluster: Cluster) -> list[Journey]:
     elsewhere = next(pod for pod in frontends if pod_node(cluster, pod) != pod_node(cluster, "toolbox"))
     behind = tuple(f"pod/{pod}" for pod in frontends)
     return [
-        Journey("container to container, in one pod", CLIENT, "127.0.0.1", 8080, (CLIENT,), "lo"),
-        Journey("pod to pod, on another node", CLIENT, pod_ip(cluster, elsewhere), 80, (f"pod/{elsewhere}",)),
-        Journey("pod to Service (ClusterIP)", CLIENT, cluster_ip(cluster, "frontend"), 80, behind),
+        Journey(
+            "container to container, in one pod",
+            "they share a network namespace: nothing leaves the pod",
+            CLIENT,
+            "127.0.0.1",
+            8080,
+            (CLIENT,),
+            "lo",
+        ),
+        Journey(
+            "pod to pod, on another node",
+            "addresses are kept; two nodes route it, so TTL 64 becomes 62",
+            CLIENT,
+            pod_ip(cluster, elsewhere),
+            80,
+            (f"pod/{elsewhere}",),
+        ),
+        Journey(
+            "pod to Service (ClusterIP)",
+            "the node puts a pod in the Service's place, and undoes it in the answer",
+            CLIENT,
+            cluster_ip(cluster, "frontend"),
+            80,
+            behind,
+        ),
         Journey(
             "outside to Service (NodePort)",
+            "the node also puts itself in the client's place, so that the answer comes back through it",
             "host/external",
             node_ip(cluster, "node-1"),
             node_port(cluster, "frontend"),
@@ -92,7 +116,7 @@ def main() -> None:
             ]
         )
         for journey in plan_journeys(cluster):
-            print(f"\n{journey.title}")
+            print(f"\n{journey.title}: {journey.note}")
             rows = [("", "AT", "FROM", "TO", "TTL", "")]
             for what, seen in travel(cluster, journey):
                 flags = "SYN" if seen.is_syn else "SYN, ACK"
