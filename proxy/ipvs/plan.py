@@ -54,6 +54,7 @@ class NodeState:
     """What a node has of one family once a plan was applied. ``local_ips``: where NodePorts answer."""
 
     blocks: Mapping[ServicePortName, Block]
+    servers: Mapping[ServerKey, Server]
     local_ips: tuple[str, ...]
     uses: Mapping[object, int]  # how many blocks want an address, an entry, a virtual server
 
@@ -90,11 +91,11 @@ class IpvsDialect:
         """
         local_ips = choose_local_ips(view, existing.local_ips)
         blocks = {name: make_block(entry, view, local_ips) for name, entry in snapshot.entries.items()}
-        state = NodeState(blocks, local_ips, _count(blocks.values()))
         wanted: dict[ServerKey, Server] = {}
         for block in blocks.values():
             for key, server in block.servers.items():
                 wanted.setdefault(key, server)
+        state = NodeState(blocks, wanted, local_ips, _count(blocks.values()))
         have = {
             key: Server(virtual, tuple(real for real, at in reals.items() if at.weight))
             for key, (virtual, reals) in existing.servers.items()
@@ -126,34 +127,33 @@ class IpvsDialect:
         """Only what differs; never a rule."""
         blocks = dict(previous.blocks)
         uses = Counter(previous.uses)
-        touched: set[object] = set()
-        old_servers: dict[ServerKey, Server] = {}
+        touched: dict[object, None] = {}
+        claimed: dict[ServerKey, Server] = {}
         for name in sorted(changed):
-            old = blocks.pop(name, NOTHING)
-            for key in old.servers:
-                old_servers[key] = _owner(previous.blocks, key, uses, old)
-            entry = snapshot.entries.get(name)
-            new = NOTHING
-            if entry is not None:
-                new = blocks[name] = make_block(entry, view, previous.local_ips)
-            for key in new.servers:
-                if uses[key] and key not in old_servers:
-                    old_servers[key] = _owner(previous.blocks, key, uses, old)
-            uses.subtract(_items(old))
-            uses.update(_items(new))
-            touched.update(_items(old), _items(new))
-        ordered = {name: blocks[name] for name in snapshot.entries if name in blocks}
-        kept = Counter({item: count for item, count in uses.items() if count > 0}) if touched else uses
-        state = NodeState(ordered, previous.local_ips, kept)
-        come = {item for item in touched if item in kept and item not in previous.uses}
-        gone = {item for item in touched if item not in kept and item in previous.uses}
+            old, new = blocks.pop(name, NOTHING), NOTHING
+            if name in snapshot.entries:
+                new = blocks[name] = make_block(snapshot.entries[name], view, previous.local_ips)
+                claimed.update(new.servers)
+            if new is not old:
+                uses.subtract(_items(old))
+                uses.update(_items(new))
+                touched.update(dict.fromkeys((*_items(old), *_items(new))))
+        come = [item for item in touched if uses[item] > 0 and item not in previous.uses]
+        gone = [item for item in touched if uses[item] <= 0 and item in previous.uses]
+        for item in touched:
+            if uses[item] <= 0:
+                del uses[item]
+        blocks = {name: blocks[name] for name in snapshot.entries if name in blocks}
         keys = sorted(item for item in touched if isinstance(item, ServerKey))
-        wanted = {key: _owner(ordered, key, kept, _first(ordered, changed, key)) for key in keys if key in kept}
+        have = {key: previous.servers[key] for key in keys if key in previous.servers}
+        wanted = {key: _owner(blocks, key, uses, claimed) for key in keys if key in uses}
+        servers = {key: server for key, server in previous.servers.items() if key not in have} | wanted
+        state = NodeState(blocks, servers, previous.local_ips, uses)
         return _plan(
             state,
             snapshot.family,
             full=False,
-            operations=_operations(wanted, {key: old_servers[key] for key in keys if key in old_servers}),
+            operations=_operations(wanted, have),
             come={item for item in come if isinstance(item, Entry)},
             gone={item for item in gone if isinstance(item, Entry)},
             new_addresses={item for item in come if isinstance(item, str)},
@@ -165,7 +165,7 @@ class IpvsDialect:
         names = [sets.set_name(name, family) for name in existing.sets]
         return IpvsPlan(
             family,
-            NodeState({}, (), {}),
+            NodeState({}, {}, (), {}),
             text="".join(f"ipvsadm -D {key}\n" for key in existing.servers) + f"ip link delete {DUMMY}\n",
             full=True,
             rules=render_edits(plan_no_rules(existing.tables)),
@@ -186,14 +186,15 @@ def _count(blocks: Iterable[Block]) -> Counter[object]:
     return uses
 
 
-def _first(blocks: Mapping[ServicePortName, Block], names: Iterable[ServicePortName], key: ServerKey) -> Block:
-    return next((blocks[name] for name in names if name in blocks and key in blocks[name].servers), NOTHING)
-
-
-def _owner(blocks: Mapping[ServicePortName, Block], key: ServerKey, uses: Mapping[object, int], guess: Block) -> Server:
-    """The server that ``key`` has: of the first service port that claims it, should several (one external IP twice)."""
-    if uses[key] == 1 and key in guess.servers:
-        return guess.servers[key]
+def _owner(
+    blocks: Mapping[ServicePortName, Block],
+    key: ServerKey,
+    uses: Mapping[object, int],
+    claimed: Mapping[ServerKey, Server],
+) -> Server:
+    """What the virtual server ``key`` is: that of the first service port, should several claim it (one external IP)."""
+    if uses[key] == 1 and key in claimed:
+        return claimed[key]
     return next(block.servers[key] for block in blocks.values() if key in block.servers)
 
 
