@@ -162,7 +162,9 @@ class ProxyComponent:
 
     def _make_kernel_hands(self, node: NodeProxy, config: ProxyConfig) -> tuple[Target, FlowCleaner]:
         from proxy.kernelflows import KernelFlows
+        from proxy.kernelsettings import ensure_settings
 
+        ensure_settings(node.netns, config)
         target = MODES[config.mode].make_target(node.netns, self._spawner, config)
         return target, KernelFlows(node.netns)
 

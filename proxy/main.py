@@ -3,21 +3,27 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 from netsim.client.api import Api
 from netsim.client.http import HttpTransport
 from netsim.client.informerset import InformerSet
+from netsim.client.kubeconfig import ServerAccess, read_kubeconfig
 from netsim.kernel.netns import Netns
 from netsim.kernel.process import Spawner
 from netsim.model.clock import Clock, SystemClock
-from netsim.model.errors import ApiError, FeatureMissing, KernelError, NetsimError
+from netsim.model.errors import ApiError, FeatureMissing, InputError, KernelError, NetsimError, UsageError
 from netsim.model.kinds import NODE
 from netsim.model.objects import Object
 from proxy.addresses import parse_ip
 from proxy.component import NodeProxy, ProxyComponent
+from proxy.configuration import render_document
+from proxy.kernelsettings import ensure_settings
 from proxy.modes import MODES
 from proxy.options import Options, parse_options
 
@@ -34,14 +40,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The program. Exit status 0 done, 1 failed, 2 wrong usage."""
     try:
         options = parse_options(sys.argv[1:] if argv is None else argv)
-        level = logging.INFO if options.verbose else logging.WARNING
+        level = logging.WARNING if options.verbosity == 0 else logging.INFO if options.verbosity < 5 else logging.DEBUG
         logging.basicConfig(level=level, stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s")
+        if options.write_config_to:
+            _write_config(options)
+            return 0
         with Spawner.start() as spawner:  # before the event loop and any thread
-            asyncio.run(clean_up(spawner) if options.cleanup else _run(options, spawner))
+            asyncio.run(_choose_work(options, spawner))
     except NetsimError as error:
         print(f"netsim-proxy: {error}", file=sys.stderr)
         return error.exit_status
     return 0
+
+
+async def _choose_work(options: Options, spawner: Spawner) -> None:
+    if options.cleanup:
+        await clean_up(spawner)
+    elif options.init_only:
+        await initialise(options, spawner)
+    else:
+        await _run(options, spawner)
+
+
+def _write_config(options: Options) -> None:
+    try:
+        Path(options.write_config_to).write_text(render_document(options.document), encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write the configuration: {error.strerror}", where=options.write_config_to) from error
+
+
+async def initialise(options: Options, spawner: Spawner) -> None:
+    """What needs full privileges, so that the proxy itself may run with CAP_NET_ADMIN alone. Raises KernelError."""
+    netns = Netns.current(options.node_name)
+    ensure_settings(netns, options.config)
+    target = MODES[options.config.mode].make_target(netns, spawner, options.config)
+    for family in options.config.families:
+        await target.read(family)  # sets the mode's own sysctls, the first time
 
 
 async def clean_up(spawner: Spawner) -> None:
@@ -53,7 +87,8 @@ async def clean_up(spawner: Spawner) -> None:
 
 
 async def _run(options: Options, spawner: Spawner) -> None:
-    transport = HttpTransport.from_kubeconfig(options.kubeconfig)
+    transport = HttpTransport(choose_access(options))
+    _set_oom_score(options.oom_score_adj)
     clock = SystemClock()
     api = Api(transport)
     informers = InformerSet(api, clock)
@@ -75,6 +110,23 @@ async def _run(options: Options, spawner: Spawner) -> None:
                 raise _first(group_error) from None
     finally:
         await transport.close()
+
+
+def choose_access(options: Options) -> ServerAccess:
+    """Where the API server is: the kubeconfig, ``--master`` before its server. Raises UsageError, InputError."""
+    if options.kubeconfig:
+        access = read_kubeconfig(options.kubeconfig)
+        return replace(access, server=options.master.rstrip("/")) if options.master else access
+    if options.master:
+        return ServerAccess(server=options.master.rstrip("/"))
+    raise UsageError("--kubeconfig (clientConnection.kubeconfig in the file) or --master is needed", hint="--help")
+
+
+def _set_oom_score(score: int) -> None:
+    try:
+        Path("/proc/self/oom_score_adj").write_text(str(score), encoding="ascii")
+    except OSError as error:  # a user namespace may not; the proxy works without
+        log.info("oom_score_adj %d: %s", score, os.strerror(error.errno or 0))
 
 
 async def _stop_when(stop: asyncio.Event) -> None:

@@ -1,22 +1,36 @@
-"""The command line of ``netsim-proxy``: upstream's flag names where upstream has the flag.
+"""The command line of ``netsim-proxy``: upstream's flags, as its kube-proxy understands them.
 
-Source: kubernetes cmd/kube-proxy/app/options.go.
+Each flag sets a field of the configuration document. As upstream, a file (``--config``) goes before flags: of the flags
+then only the node's name, ``--master``, ``-v`` and what to do (``--cleanup`` and kin) count.
+
+Source: kubernetes cmd/kube-proxy/app/options.go (AddFlags, Complete).
 """
 
 import argparse
-import re
-from collections.abc import Sequence
+import logging
+import socket
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from netsim.model.errors import UsageError
-from proxy.addresses import choose_cidrs, family_of, parse_cidr, parse_ip
-from proxy.config import DETECT_LOCAL_MODES, IPVS_SCHEDULERS, ProxyConfig, check_proxy_config
+from netsim.model.errors import InputError, NetsimError, UsageError
+from proxy.addresses import parse_cidr, parse_ip
+from proxy.config import DETECT_LOCAL_MODES, IPVS_SCHEDULERS, ProxyConfig
+from proxy.configuration import (
+    HEALTHZ_PORT,
+    METRICS_PORT,
+    Document,
+    append_port,
+    default_document,
+    make_config,
+    read_file,
+    set_defaults,
+    set_field,
+)
+from proxy.durations import parse_duration
 from proxy.modes import MODES
 
-_MODES_TO_COME = tuple(mode for mode in ("nftables", "ipvs") if mode not in MODES)
-_UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-UPSTREAM_MIN_SYNC_PERIOD = "1s"
-UPSTREAM_SYNC_PERIOD = "30s"
+log = logging.getLogger("netsim-proxy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,88 +38,233 @@ class Options:
     """What the program was asked to do."""
 
     config: ProxyConfig
+    document: Document  # the whole configuration
     kubeconfig: str
+    master: str  # the API server's URL, instead of the kubeconfig's
     node_name: str
     node_ip: str  # "": the Node object says it
-    cleanup: bool
-    verbose: bool
+    cleanup: bool = False
+    init_only: bool = False
+    write_config_to: str = ""
+    config_file: str = ""
+    verbosity: int = 0
+
+    @property
+    def oom_score_adj(self) -> int:
+        return int(self.document["oomScoreAdj"])
 
 
-def parse_duration(text: str) -> float:
-    """Go's notation (``1m30s``, ``500ms``, ``0``) in seconds. Raises UsageError."""
-    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|[smh])", text)
-    if text != "0" and (not parts or "".join(number + unit for number, unit in parts) != text):
-        raise UsageError(f'"{text}" is no duration', hint="such as 30s, 1m30s, 500ms")
-    return sum(float(number) * _UNITS_S[unit] for number, unit in parts)
+# --- types of flags ---
+
+
+def _duration(text: str) -> str:
+    parse_duration(text)
+    return text
+
+
+def _bool(text: str) -> bool:
+    """As Go's flags: ``--flag``, ``--flag=false``."""
+    found = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}.get(text.lower())
+    if found is None:
+        raise UsageError(f'"{text}" is neither true nor false')
+    return found
+
+
+def _ip(text: str) -> str:
+    address = parse_ip(text)
+    if address is None:
+        raise UsageError(f'"{text}" is no address')
+    return address
+
+
+def _cidrs(text: str) -> str:
+    for cidr in filter(None, text.split(",")):
+        if parse_cidr(cidr) is None:
+            raise UsageError(f'"{cidr}" is no CIDR', hint="such as 10.244.0.0/16")
+    return text
+
+
+def _list(text: str) -> list[str]:
+    return [item for item in text.split(",") if item]
+
+
+def _gates(text: str) -> dict[str, bool]:
+    pairs = (item.partition("=") for item in text.split(",") if item)
+    return {name: _bool(value or "?") for name, _, value in pairs}
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f'"{text}" is no number') from None
+
+
+def _rate(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f'"{text}" is no number') from None
+
+
+# flag, the document's field, type, help
+_Flag = tuple[str, str, Callable[[str], Any], str]
+_FLAGS: tuple[_Flag, ...] = (
+    ("kubeconfig", "clientConnection.kubeconfig", str, "how to reach the API server"),
+    ("bind-address", "bindAddress", _ip, "the node's address; 0.0.0.0 or ::, as the Node object says"),
+    ("proxy-mode", "mode", str, f"one of {', '.join(MODES)} (iptables)"),
+    ("cluster-cidr", "clusterCIDR", _cidrs, "the pods' networks, one for each family"),
+    ("detect-local-mode", "detectLocalMode", str, ", ".join(DETECT_LOCAL_MODES)),
+    ("pod-bridge-interface", "detectLocal.bridgeInterface", str, "with --detect-local-mode BridgeInterface"),
+    ("pod-interface-name-prefix", "detectLocal.interfaceNamePrefix", str, "with InterfaceNamePrefix"),
+    ("nodeport-addresses", "nodePortAddresses", _list, "where NodePorts answer; none: everywhere"),
+    ("healthz-bind-address", "healthzBindAddress", str, "/healthz and /livez (0.0.0.0:10256); empty: nowhere"),
+    ("metrics-bind-address", "metricsBindAddress", str, "/metrics, /proxyMode, /configz (127.0.0.1:10249)"),
+    ("bind-address-hard-fail", "bindAddressHardFail", _bool, "end when one of those ports is taken"),
+    ("masquerade-all", "iptables.masqueradeAll", _bool, "masquerade all traffic to ClusterIPs"),
+    ("iptables-masquerade-bit", "iptables.masqueradeBit", _number, "of the packet mark (14)"),
+    ("iptables-localhost-nodeports", "iptables.localhostNodePorts", _bool, "NodePorts on 127.0.0.1 (IPv4)"),
+    ("iptables-min-sync-period", "iptables.minSyncPeriod", _duration, "from sync to sync (1s)"),
+    ("iptables-sync-period", "iptables.syncPeriod", _duration, "retry, and check (30s)"),
+    ("ipvs-min-sync-period", "ipvs.minSyncPeriod", _duration, "the same in ipvs mode (0s)"),
+    ("ipvs-sync-period", "ipvs.syncPeriod", _duration, "the same in ipvs mode (30s)"),
+    ("ipvs-scheduler", "ipvs.scheduler", str, ", ".join(IPVS_SCHEDULERS)),
+    ("ipvs-strict-arp", "ipvs.strictARP", _bool, "no ARP answers for addresses of kube-ipvs0 on other links"),
+    ("ipvs-exclude-cidrs", "ipvs.excludeCIDRs", _list, "virtual servers to leave alone"),
+    ("ipvs-tcp-timeout", "ipvs.tcpTimeout", _duration, "of idle connections; 0 leaves the kernel's"),
+    ("ipvs-tcpfin-timeout", "ipvs.tcpFinTimeout", _duration, "after a FIN"),
+    ("ipvs-udp-timeout", "ipvs.udpTimeout", _duration, "of UDP"),
+    ("conntrack-max-per-core", "conntrack.maxPerCore", _number, "size of the connection table (32768); 0: as it is"),
+    ("conntrack-min", "conntrack.min", _number, "its least size (131072)"),
+    ("conntrack-tcp-timeout-established", "conntrack.tcpEstablishedTimeout", _duration, "24h; 0: as it is"),
+    ("conntrack-tcp-timeout-close-wait", "conntrack.tcpCloseWaitTimeout", _duration, "1h; 0: as it is"),
+    ("conntrack-tcp-be-liberal", "conntrack.tcpBeLiberal", _bool, "take out-of-window TCP packets"),
+    ("conntrack-udp-timeout", "conntrack.udpTimeout", _duration, "of unanswered UDP; 0: as it is"),
+    ("conntrack-udp-timeout-stream", "conntrack.udpStreamTimeout", _duration, "of answered UDP; 0: as it is"),
+    ("oom-score-adj", "oomScoreAdj", _number, "of this process (-999)"),
+    ("config-sync-period", "configSyncPeriod", _duration, "taken, and not needed: watches bring changes"),
+    ("kube-api-content-type", "clientConnection.contentType", str, "taken, and not needed: JSON is spoken"),
+    ("kube-api-qps", "clientConnection.qps", _rate, "taken, and not needed: a proxy asks little"),
+    ("kube-api-burst", "clientConnection.burst", _number, "the same"),
+    ("profiling", "enableProfiling", _bool, "taken; there is no profile"),
+    ("show-hidden-metrics-for-version", "showHiddenMetricsForVersion", str, "taken; no metric is hidden"),
+    ("feature-gates", "featureGates", _gates, "taken; there are no gates"),
+)
+# Of logging and of machines this proxy does not run on: upstream's command lines work as they are.
+_IGNORED = (
+    "vmodule",
+    "log-flush-frequency",
+    "logging-format",
+    "log-text-split-stream",
+    "log-text-info-buffer-size",
+    "log-json-split-stream",
+    "log-json-info-buffer-size",
+)
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="netsim-proxy", description="A kube-proxy: writes the rules of Services into this network namespace."
+        prog="netsim-proxy",
+        description="A kube-proxy: writes the rules of Services into this network namespace.",
+        allow_abbrev=False,
+        argument_default=None,
     )
     add = parser.add_argument
-    add("--kubeconfig", default="", metavar="FILE", help="how to reach the API server")
-    add("--node-name", "--hostname-override", default="", metavar="NAME", help="the Node that this namespace is")
-    add("--bind-address", default="0.0.0.0", metavar="IP", help="the node's address; 0.0.0.0: as the Node object says")
-    add("--proxy-mode", default="iptables", metavar="MODE", help=f"one of {', '.join(MODES)}")
-    add("--cluster-cidr", default="", metavar="CIDR", help="the pods' networks, one for each family")
-    add("--detect-local-mode", default="ClusterCIDR", metavar="MODE", help=", ".join(DETECT_LOCAL_MODES))
-    add("--pod-bridge-interface", default="", metavar="NAME", help="with --detect-local-mode BridgeInterface")
-    add("--pod-interface-name-prefix", default="", metavar="PREFIX", help="with InterfaceNamePrefix")
-    add("--masquerade-all", action="store_true", help="masquerade all traffic to ClusterIPs")
-    add("--iptables-masquerade-bit", type=int, default=14, metavar="BIT", help="of the packet mark (14)")
-    add("--iptables-min-sync-period", default=UPSTREAM_MIN_SYNC_PERIOD, metavar="TIME", help="from sync to sync (1s)")
-    add("--iptables-sync-period", default=UPSTREAM_SYNC_PERIOD, metavar="TIME", help="retry, and check (30s)")
-    add(
-        "--iptables-localhost-nodeports",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="NodePorts on 127.0.0.1 (IPv4)",
-    )
-    add("--ipvs-scheduler", default="rr", metavar="NAME", help=", ".join(IPVS_SCHEDULERS))
-    add("--ipvs-strict-arp", action="store_true", help="no ARP answers for addresses of kube-ipvs0 on other links")
-    add("--nodeport-addresses", default="", metavar="CIDRS", help="where NodePorts answer; none: everywhere")
-    add("--cleanup", action="store_true", help="remove all rules that a proxy ever wrote here, and exit")
-    add("-v", "--verbose", action="store_true", help="say what is done")
+    add("--config", default="", metavar="FILE", help="a KubeProxyConfiguration; goes before flags")
+    add("--write-config-to", default="", metavar="FILE", help="write the configuration with all defaults, and exit")
+    add("--node-name", "--hostname-override", metavar="NAME", help="the Node this namespace is (the host's name)")
+    add("--master", default="", metavar="URL", help="the API server, instead of the kubeconfig's")
+    for name, _, kind, text in _FLAGS:
+        more: dict[str, Any] = {"nargs": "?", "const": "true"} if kind is _bool else {}
+        add(f"--{name}", metavar="BOOL" if kind is _bool else "VALUE", help=text, **more)
+    add("--healthz-port", metavar="PORT", help="deprecated; 0: no health server")
+    add("--metrics-port", metavar="PORT", help="deprecated; 0: no metrics server")
+    add("--cleanup", nargs="?", const="true", metavar="BOOL", help="remove all rules a proxy ever wrote here, and exit")
+    add("--init-only", nargs="?", const="true", metavar="BOOL", help="do what needs full privileges, and exit")
+    add("-v", "--v", "--verbose", nargs="?", const="2", default="0", metavar="LEVEL", help="say what is done")
+    for name in _IGNORED:
+        add(f"--{name}", help=argparse.SUPPRESS)
     return parser
 
 
 def parse_options(argv: Sequence[str]) -> Options:
     """Raises UsageError, InputError; SystemExit for --help and unknown flags."""
-    args = make_parser().parse_args(argv)
-    if args.proxy_mode in _MODES_TO_COME:
-        hint = f"--proxy-mode {next(iter(MODES))}"
-        raise UsageError(f"--proxy-mode {args.proxy_mode}: this proxy does not have that mode yet", hint=hint)
-    if not args.cleanup and not (args.kubeconfig and args.node_name):
-        raise UsageError("--kubeconfig and --node-name are needed", hint="netsim-proxy --help")
-    cluster_cidrs = tuple(filter(None, args.cluster_cidr.split(",")))
-    for cidr in cluster_cidrs:
-        if parse_cidr(cidr) is None:
-            raise UsageError(f'--cluster-cidr: "{cidr}" is no CIDR', hint="such as 10.244.0.0/16")
-    bind = parse_ip(args.bind_address)
-    if bind is None:
-        raise UsageError(f'--bind-address: "{args.bind_address}" is no address')
-    config = ProxyConfig(
-        mode=args.proxy_mode,
-        families=_families(cluster_cidrs, bind),
-        masquerade_bit=args.iptables_masquerade_bit,
-        masquerade_all=args.masquerade_all,
-        detect_local_mode=args.detect_local_mode,
-        cluster_cidrs=cluster_cidrs,
-        bridge_interface=args.pod_bridge_interface,
-        interface_name_prefix=args.pod_interface_name_prefix,
-        node_port_addresses=tuple(filter(None, args.nodeport_addresses.split(","))),
-        ipvs_scheduler=args.ipvs_scheduler or "rr",
-        ipvs_strict_arp=args.ipvs_strict_arp,
-        localhost_node_ports=args.iptables_localhost_nodeports,
-        min_sync_period_s=parse_duration(args.iptables_min_sync_period),
-        sync_period_s=parse_duration(args.iptables_sync_period),
+    args = vars(make_parser().parse_args(argv))
+    verbosity = _value("v", _number, args["v"])
+    cleanup, init_only = (_value(name, _bool, args[_key(name)] or "false") for name in ("cleanup", "init-only"))
+    document = _from_file(args) if args["config"] else _from_flags(args)
+    node_name = args["node_name"]
+    if node_name is not None and not node_name.strip():
+        raise UsageError("--hostname-override: empty")
+    node_name = (node_name or document["hostnameOverride"] or socket.gethostname()).strip().lower()
+    try:
+        config = make_config(document)
+    except InputError as error:
+        raise (
+            _at_file(error, args["config"]) if args["config"] else UsageError(error.message, hint=error.hint)
+        ) from error
+    bind = parse_ip(document["bindAddress"])
+    return Options(
+        config=config,
+        document=document,
+        kubeconfig=document["clientConnection"]["kubeconfig"],
+        master=args["master"],
+        node_name=node_name,
+        node_ip="" if bind in ("0.0.0.0", "::", None) else bind,
+        cleanup=cleanup,
+        init_only=init_only,
+        write_config_to=args["write_config_to"],
+        config_file=args["config"],
+        verbosity=verbosity,
     )
-    node_ip = "" if bind in ("0.0.0.0", "::") else bind
-    return Options(check_proxy_config(config), args.kubeconfig, args.node_name, node_ip, args.cleanup, args.verbose)
 
 
-def _families(cluster_cidrs: tuple[str, ...], bind: str) -> tuple[int, ...]:
-    """The families of --cluster-cidr, or that of --bind-address."""
-    families = tuple(family for family in (4, 6) if choose_cidrs(cluster_cidrs, family))
-    return families or (family_of(bind),)
+_FLAG_OF = {path: name.replace("-", "_") for name, path, *_ in _FLAGS}
+
+
+def _from_file(args: dict[str, Any]) -> Document:
+    ignored = [f"--{name}" for name, *_ in _FLAGS if args[_key(name)] is not None]
+    if ignored:  # upstream says nothing, and people wonder
+        log.warning("--config is given: %s count for nothing", ", ".join(ignored))
+    return set_defaults(read_file(args["config"]))
+
+
+def _from_flags(args: dict[str, Any]) -> Document:
+    document = default_document()
+    for name, path, kind, _ in _FLAGS:
+        if args[_key(name)] is not None:
+            set_field(document, path, _value(name, kind, args[_key(name)]))
+    if args["masquerade_all"] is not None:
+        document["nftables"]["masqueradeAll"] = document["iptables"]["masqueradeAll"]
+    for field in ("syncPeriod", "minSyncPeriod"):  # upstream's --iptables-sync-period is nftables mode's too
+        document["nftables"][field] = document["iptables"][field]
+    if ":" in document["bindAddress"]:
+        for path, ours in (
+            ("healthzBindAddress", f"[::]:{HEALTHZ_PORT}"),
+            ("metricsBindAddress", f"[::1]:{METRICS_PORT}"),
+        ):
+            if args[_FLAG_OF[path]] is None:
+                document[path] = ours
+    for path, old, port in (
+        ("healthzBindAddress", "healthz-port", HEALTHZ_PORT),
+        ("metricsBindAddress", "metrics-port", METRICS_PORT),
+    ):
+        asked = port if args[_key(old)] is None else _value(old, _number, args[_key(old)])
+        document[path] = append_port(document[path], asked) if asked and document[path] else ""
+    return document
+
+
+def _key(flag: str) -> str:
+    return flag.replace("-", "_")
+
+
+def _value(flag: str, kind: Callable[[str], Any], text: str) -> Any:
+    """A flag's value. Raises UsageError that names the flag."""
+    try:
+        return kind(text)
+    except UsageError as error:
+        raise UsageError(f"--{flag}: {error.message}", hint=error.hint) from error
+
+
+def _at_file(error: NetsimError, path: str) -> InputError:
+    return InputError(error.message, where=path, hint=error.hint)

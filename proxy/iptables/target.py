@@ -7,7 +7,7 @@ from netsim.kernel.iptables import Backend, Iptables
 from netsim.kernel.netns import Netns
 from netsim.kernel.process import Spawner
 from netsim.kernel.sysctl import write_sysctl
-from netsim.model.errors import FeatureMissing, KernelError
+from netsim.model.errors import KernelError
 from netsim.ruleset.iptables import Tables, parse_save
 from proxy.config import FamilyView, ProxyConfig
 from proxy.dialect import Plan
@@ -16,12 +16,6 @@ from proxy.iptables.plan import check_text
 log = logging.getLogger(__name__)
 
 ROUTE_LOCALNET = "net.ipv4.conf.all.route_localnet"
-# Upstream's conntrack.tcpEstablishedTimeout and tcpCloseWaitTimeout (v1alpha1/defaults.go). nf_conntrack_max is the
-# machine's, not the namespace's, and is left alone.
-CONNTRACK_SYSCTLS = {
-    "net.netfilter.nf_conntrack_tcp_timeout_established": 86400,
-    "net.netfilter.nf_conntrack_tcp_timeout_close_wait": 3600,
-}
 
 
 class IptablesTarget:
@@ -35,9 +29,10 @@ class IptablesTarget:
         self._prepared = False
 
     async def read(self, family: int) -> Tables:
-        """All tables of the family; sets the sysctls when first called."""
+        """All tables of the family; sets the sysctl that NodePorts on 127.0.0.1 need when first called."""
         if not self._prepared:
-            _set_sysctls(self._netns, self._config)
+            if self._config.localhost_node_ports and 4 in self._config.families:
+                write_sysctl(self._netns, ROUTE_LOCALNET, 1)
             self._prepared = True
         return await self.look(family)
 
@@ -58,14 +53,3 @@ class IptablesTarget:
             log.info("%s: %s", self._netns.name, error)
             return False
         return True
-
-
-def _set_sysctls(netns: Netns, config: ProxyConfig) -> None:
-    """Raises KernelError when NodePorts on 127.0.0.1 cannot be had; the timeouts are set where they may be."""
-    if config.localhost_node_ports and 4 in config.families:
-        write_sysctl(netns, ROUTE_LOCALNET, 1)
-    for name, value in CONNTRACK_SYSCTLS.items():
-        try:
-            write_sysctl(netns, name, value)
-        except (FeatureMissing, KernelError) as error:
-            log.info("%s: %s", netns.name, error)

@@ -128,12 +128,12 @@ def test_the_program_follows_the_api_survives_its_absence_and_leaves_its_rules(
 
 def test_wrong_usage_is_one_line_and_status_2() -> None:
     done = subprocess.run(
-        [*PROGRAM, "--proxy-mode", "nftables", "--kubeconfig", "k", "--node-name", "n"],
+        [*PROGRAM, "--proxy-mode", "userspace", "--kubeconfig", "k", "--node-name", "n"],
         capture_output=True,
         text=True,
         check=False,
         cwd=Path(__file__).parents[3],
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("netsim-proxy: --proxy-mode nftables: this proxy does not have that mode yet")
+    assert done.stderr.startswith('netsim-proxy: mode: "userspace" is not built yet')
     assert "Traceback" not in done.stderr

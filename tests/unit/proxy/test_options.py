@@ -1,8 +1,12 @@
+import socket
+from pathlib import Path
+
 import pytest
 
 from netsim.model.errors import NetsimError, UsageError
-from proxy.main import main, read_addresses
-from proxy.options import parse_duration, parse_options
+from proxy.durations import parse_duration, render_duration
+from proxy.main import choose_access, main, read_addresses
+from proxy.options import parse_options
 
 NEEDED = ["--kubeconfig", "k", "--node-name", "n"]
 
@@ -10,6 +14,11 @@ NEEDED = ["--kubeconfig", "k", "--node-name", "n"]
 @pytest.mark.parametrize(("text", "seconds"), [("30s", 30), ("1m30s", 90), ("500ms", 0.5), ("0", 0), ("1.5h", 5400)])
 def test_durations(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["30s", "1m30s", "500ms", "0s", "24h0m0s", "1h0m0s", "-1s", "1.5s"])
+def test_durations_are_written_as_go_does(text: str) -> None:
+    assert render_duration(parse_duration(text)) == text
 
 
 @pytest.mark.parametrize("text", ["", "30", "s", "1d", "30s x"])
@@ -26,7 +35,7 @@ def test_defaults_are_upstreams() -> None:
 
 
 def test_flags() -> None:
-    flags = ["--cluster-cidr", "10.244.0.0/16,fd00::/56", "--no-iptables-localhost-nodeports"]
+    flags = ["--cluster-cidr", "10.244.0.0/16,fd00::/56", "--iptables-localhost-nodeports=false"]
     flags += [
         "--nodeport-addresses",
         "10.0.0.0/8,127.0.0.0/8",
@@ -46,7 +55,13 @@ def test_flags() -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "--kubeconfig and --node-name"),
+        ([*NEEDED, "--node-name", " "], "--hostname-override: empty"),
+        ([*NEEDED, "--masquerade-all=perhaps"], "--masquerade-all: .* neither true nor false"),
+        ([*NEEDED, "--healthz-bind-address", "0.0.0.0:http"], "no IP:port"),
+        ([*NEEDED, "--oom-score-adj", "2000"], "oomScoreAdj"),
+        ([*NEEDED, "--cluster-cidr", "10.0.0.0/8,11.0.0.0/8"], "not one CIDR for each family"),
+        ([*NEEDED, "--iptables-min-sync-period", "40s"], "minSyncPeriod"),
+        ([*NEEDED, "--conntrack-min", "many"], "--conntrack-min: .* no number"),
         ([*NEEDED, "--ipvs-scheduler", "best"], "ipvs.scheduler"),
         ([*NEEDED, "--proxy-mode", "userspace"], "not built yet"),
         ([*NEEDED, "--cluster-cidr", "pods"], "no CIDR"),
@@ -79,3 +94,66 @@ def test_node_addresses_internal_first() -> None:
     node = {"status": {"addresses": [{"type": kind, "address": address} for kind, address in addresses]}}
     assert read_addresses(node) == ("172.18.0.2", "fd00::2", "192.0.2.1")
     assert read_addresses({}) == ()
+
+
+def test_the_node_is_this_host_unless_said() -> None:
+    assert parse_options(["--kubeconfig", "k"]).node_name == socket.gethostname().lower()
+    assert parse_options(["--hostname-override", "Node-A", "--kubeconfig", "k"]).node_name == "node-a"
+
+
+def test_flags_as_go_writes_them() -> None:
+    options = parse_options(["--kubeconfig=k", "--node-name=n", "--masquerade-all", "--v=4", "--vmodule=a=2"])
+    assert options.config.masquerade_all
+    assert options.verbosity == 4
+    assert parse_options([*NEEDED, "-v"]).verbosity == 2
+
+
+def test_addresses_of_the_servers() -> None:
+    def addresses(*flags: str) -> tuple[str, str]:
+        config = parse_options([*NEEDED, *flags]).config
+        return config.healthz_bind_address, config.metrics_bind_address
+
+    assert addresses() == ("0.0.0.0:10256", "127.0.0.1:10249")
+    assert addresses("--bind-address", "fd00::2") == ("[::]:10256", "[::1]:10249")
+    assert addresses("--bind-address", "::", "--metrics-bind-address", "[::]:1") == ("[::]:10256", "[::]:1")
+    assert addresses("--healthz-bind-address", "", "--metrics-port", "0") == ("", "")
+    assert addresses("--healthz-bind-address", "172.18.0.2", "--healthz-port", "80")[0] == "172.18.0.2:80"
+
+
+def test_sync_periods_belong_to_modes() -> None:
+    flags = [*NEEDED, "--iptables-sync-period", "10s", "--ipvs-sync-period", "20s", "--iptables-min-sync-period", "0"]
+    iptables = parse_options(flags).config
+    assert (iptables.sync_period_s, iptables.min_sync_period_s) == (10, 0)
+    ipvs = parse_options([*flags, "--proxy-mode", "ipvs"]).config
+    assert (ipvs.sync_period_s, ipvs.min_sync_period_s) == (20, 0)
+
+
+def test_a_file_goes_before_flags(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "config"
+    head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n"
+    file.write_text(f"{head}clusterCIDR: 10.1.0.0/16\nhostnameOverride: from-file\n")
+    options = parse_options(["--config", str(file), "--cluster-cidr", "10.2.0.0/16", "--master", "https://m", "-v"])
+    assert options.config.cluster_cidrs == ("10.1.0.0/16",)
+    assert (options.node_name, options.master, options.verbosity) == ("from-file", "https://m", 2)
+    assert "--cluster-cidr count for nothing" in caplog.text
+    assert parse_options(["--config", str(file), "--hostname-override", "flag"]).node_name == "flag"
+
+
+def test_the_configuration_is_written_and_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "config"
+    flags = [*NEEDED, "--masquerade-all", "--conntrack-udp-timeout", "30s", "--iptables-sync-period", "1m"]
+    assert main([*flags, "--write-config-to", str(file)]) == 0
+    assert parse_options(["--config", str(file), "--node-name", "n"]).config == parse_options(flags).config
+
+
+def test_where_the_api_server_is(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--kubeconfig"):
+        choose_access(parse_options([]))
+    assert choose_access(parse_options(["--master", "https://m:6443/"])).server == "https://m:6443"
+    file = tmp_path / "kubeconfig"
+    file.write_text(
+        "kind: Config\ncurrent-context: c\ncontexts: [{name: c, context: {cluster: c, user: u}}]\n"
+        "clusters: [{name: c, cluster: {server: 'https://k'}}]\nusers: [{name: u, user: {token: secret}}]\n"
+    )
+    access = choose_access(parse_options(["--kubeconfig", str(file), "--master", "https://m"]))
+    assert (access.server, access.token) == ("https://m", "secret")
