@@ -123,6 +123,7 @@ class RealNode:
             informers=informers,
             spawner=self.spawner,
             config=self._config,
+            api=self.api,
             nodes=[NodeProxy("node-1", self.node, (NODE_IP,))],
         )
         self._tasks = [asyncio.create_task(informers.run()), asyncio.create_task(self.proxy.run())]
