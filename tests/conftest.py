@@ -3,6 +3,7 @@
 import os
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*features): skip, naming the feature, where this machine lacks it")
 
 
+NEED_ROOT = (Path(__file__).parent / "kernel", Path(__file__).parent / "packets")
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    if any(folder in item.path.parents for folder in NEED_ROOT):
+        check_feature("root")
     for marker in item.iter_markers("needs"):
         for feature in marker.args:
             check_feature(feature)

@@ -22,10 +22,3 @@ def pod_network() -> str:
 @pytest.fixture
 def netsim_options(pod_network: str, netsim_options: dict[str, Any]) -> dict[str, Any]:
     return {**netsim_options, "pod_network": pod_network}
-
-
-@pytest.fixture(autouse=True)
-def _needs(request: pytest.FixtureRequest) -> None:
-    from tests.conftest import check_feature
-
-    check_feature("root")
