@@ -17,10 +17,11 @@ from netsim.model.kinds import ENDPOINT_SLICE, NODE, SERVICE
 from netsim.model.objects import Object
 from proxy.config import FamilyView, NodeView, ProxyConfig, check_proxy_config, make_proxy_config
 from proxy.dialect import Dialect, Target
-from proxy.health.counts import count_no_local, count_pending, read_trigger_s
+from proxy.health.ledger import Ledger
 from proxy.health.node import NodeHealth
 from proxy.health.proxyhealth import is_eligible
-from proxy.health.servicehealth import Check, CheckedServices
+from proxy.health.servicehealth import Check
+from proxy.kernelsettings import ensure_settings, forget_settings
 from proxy.metrics import Now, ProxyMetrics
 from proxy.modes import MODES
 from proxy.nodesync import FlowCleaner, NodeSync
@@ -72,10 +73,7 @@ class ProxyComponent:
         self._nodes = informers.of(NODE)
         self._dialect: Dialect = MODES[self._config.mode].make_dialect()
         self._maps = {family: ServiceMap(family) for family in self._config.families}
-        self._checked = {family: CheckedServices() for family in self._config.families}
-        self._triggers_s: dict[int, list[float]] = {family: [] for family in self._config.families}
-        self._service_changes = self._slice_changes = 0
-        self._started_wall_s = self._clock.wall_s()
+        self._ledger = Ledger(self._maps, self._clock.wall_s())
         self._proxies: dict[str, NodeProxy] = {}
         self._health: dict[str, NodeHealth] = {}
         self._syncs: dict[int, dict[str, NodeSync]] = {family: {} for family in self._config.families}
@@ -162,7 +160,6 @@ class ProxyComponent:
 
     def _make_kernel_hands(self, node: NodeProxy, config: ProxyConfig) -> tuple[Target, FlowCleaner]:
         from proxy.kernelflows import KernelFlows
-        from proxy.kernelsettings import ensure_settings
 
         ensure_settings(node.netns, config)
         target = MODES[config.mode].make_target(node.netns, self._spawner, config)
@@ -198,26 +195,20 @@ class ProxyComponent:
         service_map = self._maps[family]
         if service_map.dirty:
             changes: Mapping[ServicePortName, Change] = service_map.take()
-            triggers_s, self._triggers_s[family] = self._triggers_s[family], []
+            triggers_s = self._ledger.take(family, changes)
             if changes:
-                self._checked[family].note(changes)
                 for sync in self._all_syncs(family):
                     sync.note(changes, triggers_s)
         return service_map.snapshot()
 
     def _service_changed(self, old: Object | None, new: Object | None) -> None:
-        self._service_changes += 1
+        self._ledger.service_changed()
         for service_map in self._maps.values():
             service_map.update_service(old, new)
         self._signal()
 
     def _slice_changed(self, old: Object | None, new: Object | None) -> None:
-        self._slice_changes += 1
-        trigger_s = read_trigger_s(old, new)
-        if trigger_s is not None and trigger_s >= self._started_wall_s:  # older ones are somebody else's delay
-            family = 6 if new is not None and new.get("addressType") == "IPv6" else 4
-            if family in self._triggers_s:
-                self._triggers_s[family].append(trigger_s)
+        self._ledger.slice_changed(old, new)
         for service_map in self._maps.values():
             service_map.update_slice(old, new)
         self._signal()
@@ -308,6 +299,9 @@ class ProxyComponent:
             for health in self._health.values():
                 health.switch(config)
             await self._retire(old)
+            if self._serves and mode != "iptables":
+                for node in self._proxies.values():
+                    forget_settings(node.netns)
 
     def _behind(self) -> list[Any]:
         """What to wait for until the mode to be is where the map is, on every node."""
@@ -337,8 +331,7 @@ class ProxyComponent:
 
     def checks(self, family: int, node: str) -> Mapping[ServiceKey, Check]:
         """See `proxy.health.node.Surroundings`."""
-        checked = self._checked[family]
-        return checked.checks(node) if checked else {}
+        return self._ledger.checks(family, node)
 
     def health_check_failed(self, node: str, service: ServiceKey, port: int, error: KernelError) -> None:
         """See `proxy.health.node.Surroundings`."""
@@ -349,22 +342,7 @@ class ProxyComponent:
             self._events.event(obj, "Warning", "FailedToStartServiceHealthcheck", message)
 
     def _look(self, node: str) -> Now:
-        """What metrics show of this moment."""
-        services = endpoints = 0
-        rules: dict[int, Mapping[str, int]] = {}
-        no_local: dict[int, Mapping[str, int]] = {}
-        for family, service_map in self._maps.items():
-            sync, snapshot = self._syncs[family].get(node), service_map.snapshot()
-            if sync is None:
-                continue
-            changed = count_pending(sync.pending, snapshot)
-            services, endpoints = services + changed[0], endpoints + changed[1]
-            no_local[family] = count_no_local(snapshot, node, sync.view.node.zone)
-            if self.mode == "iptables" and sync.state is not None:
-                from proxy.iptables.counts import count_owned_rules  # only where that mode is
-
-                rules[family] = count_owned_rules(sync.state)
-        return Now(self._service_changes, self._slice_changes, services, endpoints, rules, no_local)
+        return self._ledger.look(node, {f: syncs[node] for f, syncs in self._syncs.items() if node in syncs})
 
     def summary(self) -> dict[str, Any]:
         """For status: the mode, the size of the map, and how each node is doing."""

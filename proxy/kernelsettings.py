@@ -13,6 +13,7 @@ from proxy.config import ProxyConfig
 
 log = logging.getLogger(__name__)
 
+ROUTE_LOCALNET = "net.ipv4.conf.all.route_localnet"
 _PREFIX = "net.netfilter.nf_conntrack_"
 
 
@@ -46,3 +47,14 @@ def ensure_settings(netns: Netns, config: ProxyConfig) -> None:
             write_sysctl(netns, name, value)
         except (FeatureMissing, KernelError) as error:
             log.info("%s: %s", netns.name, error)
+
+
+def forget_settings(netns: Netns) -> None:
+    """Undo what only iptables mode wants.
+
+    NodePorts on 127.0.0.1 need route_localnet, and its guard against neighbours (CVE-2020-8558) went with the rules.
+    """
+    try:
+        write_sysctl(netns, ROUTE_LOCALNET, 0)
+    except (FeatureMissing, KernelError) as error:
+        log.info("%s: %s", netns.name, error)

@@ -105,6 +105,10 @@ class NodeSync:
         return self.view.config
 
     @property
+    def mode(self) -> str:
+        return self._dialect.name
+
+    @property
     def pending(self) -> Mapping[ServicePortName, Entry | None]:
         """Service ports that changed since the last sync, with their state before."""
         return self._pending

@@ -12,10 +12,9 @@ from netsim.ruleset.iptables import Tables, parse_save
 from proxy.config import FamilyView, ProxyConfig
 from proxy.dialect import Plan
 from proxy.iptables.plan import check_text
+from proxy.kernelsettings import ROUTE_LOCALNET
 
 log = logging.getLogger(__name__)
-
-ROUTE_LOCALNET = "net.ipv4.conf.all.route_localnet"
 
 
 class IptablesTarget:
