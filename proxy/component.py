@@ -323,6 +323,7 @@ class ProxyComponent:
         for sync, error in zip(retired, errors, strict=True):
             if error is not None:
                 log.error("%s: removing the rules of another mode failed: %s", sync.view.node.name, error)
+            sync.close()
         failed = [error for error in errors if error is not None]
         if failed and not quiet:
             raise failed[0]

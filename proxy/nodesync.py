@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from netsim.model.clock import Clock
 from netsim.model.errors import NetsimError
@@ -27,6 +27,13 @@ class Feed(Protocol):
     def refresh(self, family: int) -> Snapshot:
         """The newest snapshot; tells every NodeSync of the family what changed, by `NodeSync.note`."""
         ...
+
+
+@runtime_checkable
+class Closing(Protocol):
+    """A target that keeps something open."""
+
+    def close(self) -> None: ...
 
 
 class FlowCleaner(Protocol):
@@ -139,6 +146,11 @@ class NodeSync:
         async with self._gate:
             existing = await self._target.read(family)
             await self._target.apply(self._dialect.plan_cleanup(family, existing))
+
+    def close(self) -> None:
+        """Let go of what the target holds open; to be called when ``run`` has ended."""
+        if isinstance(self._target, Closing):
+            self._target.close()
 
     def is_current(self, generation: int) -> bool:
         """Whether the node has the map of ``generation`` and what it should have of itself."""
