@@ -15,7 +15,7 @@ from netsim.model.config import ClusterConfig
 from netsim.model.errors import KernelError, NetsimError
 from netsim.model.kinds import ENDPOINT_SLICE, NODE, SERVICE
 from netsim.model.objects import Object
-from proxy.config import FamilyView, NodeView, ProxyConfig, check_proxy_config, make_proxy_config
+from proxy.config import FamilyView, NodeView, ProxyConfig, check_proxy_config, expand_node_ports, make_proxy_config
 from proxy.dialect import Dialect, Target
 from proxy.health.ledger import Ledger
 from proxy.health.node import NodeHealth
@@ -112,6 +112,7 @@ class ProxyComponent:
     def _add_syncs(
         self, node: NodeProxy, config: ProxyConfig, dialect: Dialect, to: dict[int, dict[str, NodeSync]]
     ) -> None:
+        config = expand_node_ports(config, node.addresses)
         target, cleaner = self._make_hands(node, config)
         for family, syncs in to.items():
             view = self._viewer(node, family, config)

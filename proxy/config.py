@@ -4,7 +4,7 @@ Source: kubernetes pkg/proxy/apis/config/v1alpha1/defaults.go, pkg/proxy/util/lo
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from netsim.model import marks
 from netsim.model.config import ClusterConfig
@@ -26,6 +26,12 @@ DETECT_LOCAL_MODES = ("ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNa
 IPVS_SCHEDULERS = (
     "rr", "wrr", "lc", "wlc", "lblc", "lblcr", "sh", "dh", "sed", "nq", "mh", "fo", "ovf", "twos"
 )  # fmt: skip
+# Of nodePortAddresses, beside CIDRs; pkg/proxy/util/nodeport_addresses.go. What ``primary`` means depends on the node.
+NODE_PORT_KEYWORDS: dict[str, tuple[str, ...]] = {
+    "primary": (),
+    "localhost": ("127.0.0.0/8", "::1/128"),
+    "all": ("0.0.0.0/0", "::/0"),
+}
 SYNC_PERIOD_S = 30.0  # upstream's syncPeriod
 FULL_SYNC_PERIOD_S = 3600.0  # pkg/proxy/util.FullSyncPeriod
 LARGE_CLUSTER_ENDPOINTS = 1000  # above this, no comments on what there is one of for each endpoint
@@ -55,7 +61,8 @@ class ProxyConfig:
     cluster_cidrs: tuple[str, ...] = ()
     bridge_interface: str = ""  # of detect_local_mode BridgeInterface
     interface_name_prefix: str = ""  # of detect_local_mode InterfaceNamePrefix
-    node_port_addresses: tuple[str, ...] = ()  # CIDRs; none: every local address
+    node_port_addresses: tuple[str, ...] = ()  # CIDRs, keywords; none: every local address (nftables: the node's own)
+    service_cidrs: tuple[str, ...] = ()  # what is in none of its services is dropped (nftables)
     localhost_node_ports: bool = True  # IPv4 only; needs the sysctl route_localnet
     tcp_be_liberal: bool = False  # nf_conntrack_tcp_be_liberal is set: do not drop INVALID
     min_sync_period_s: float = 0.0  # least time from the end of one sync to the start of the next
@@ -86,6 +93,7 @@ def make_proxy_config(config: ClusterConfig) -> ProxyConfig:
         mode=config.proxy_mode,
         families=(family_of(pod_cidr),),
         cluster_cidrs=(pod_cidr,),
+        service_cidrs=(str(config.service_cidr),),
         min_sync_period_s=pause_s,
         healthz_bind_address=f"{'[::]' if ipv6 else '0.0.0.0'}:10256",
         metrics_bind_address=f"{'[::1]' if ipv6 else '127.0.0.1'}:10249",
@@ -106,7 +114,8 @@ def check_proxy_config(config: ProxyConfig) -> ProxyConfig:
         )
     if not 0 <= config.masquerade_bit <= 31:
         raise InputError(f"masqueradeBit: {config.masquerade_bit} is not in [0, 31]")
-    for field_name, cidrs in (("clusterCIDR", config.cluster_cidrs), ("nodePortAddresses", config.node_port_addresses)):
+    addresses = tuple(text for text in config.node_port_addresses if text not in NODE_PORT_KEYWORDS)
+    for field_name, cidrs in (("clusterCIDR", config.cluster_cidrs), ("nodePortAddresses", addresses)):
         for cidr in cidrs:
             if parse_cidr(cidr) is None:
                 raise InputError(f'{field_name}: "{cidr}" is no CIDR', hint="such as 10.244.0.0/16")
@@ -115,6 +124,19 @@ def check_proxy_config(config: ProxyConfig) -> ProxyConfig:
     if config.min_sync_period_s < 0 or config.sync_period_s <= 0:
         raise InputError("syncPeriod must be greater than 0, minSyncPeriod not less than 0")
     return config
+
+
+def expand_node_ports(config: ProxyConfig, node_ips: tuple[str, ...]) -> ProxyConfig:
+    """``config`` for one node: the keywords of nodePortAddresses become networks.
+
+    ``primary``: the node's first address of each family; ``localhost``; ``all``.
+    """
+    if not any(text in NODE_PORT_KEYWORDS for text in config.node_port_addresses):
+        return config
+    first = [next(iter(choose_ips(node_ips, family)), "") for family in config.families]
+    meanings = NODE_PORT_KEYWORDS | {"primary": tuple(f"{ip}/{128 if ':' in ip else 32}" for ip in first if ip)}
+    networks = (network for text in config.node_port_addresses for network in meanings.get(text, (text,)))
+    return replace(config, node_port_addresses=tuple(dict.fromkeys(networks)))
 
 
 def split_address(text: str) -> tuple[str, int]:

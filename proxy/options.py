@@ -117,7 +117,7 @@ _FLAGS: tuple[_Flag, ...] = (
     ("detect-local-mode", "detectLocalMode", str, ", ".join(DETECT_LOCAL_MODES)),
     ("pod-bridge-interface", "detectLocal.bridgeInterface", str, "with --detect-local-mode BridgeInterface"),
     ("pod-interface-name-prefix", "detectLocal.interfaceNamePrefix", str, "with InterfaceNamePrefix"),
-    ("nodeport-addresses", "nodePortAddresses", _list, "where NodePorts answer; none: everywhere"),
+    ("nodeport-addresses", "nodePortAddresses", _list, "CIDRs, primary, localhost or all; none: everywhere"),
     ("healthz-bind-address", "healthzBindAddress", str, "/healthz and /livez (0.0.0.0:10256); empty: nowhere"),
     ("metrics-bind-address", "metricsBindAddress", str, "/metrics, /proxyMode, /configz (127.0.0.1:10249)"),
     ("bind-address-hard-fail", "bindAddressHardFail", _bool, "end when one of those ports is taken"),

@@ -168,7 +168,10 @@ class NodeHealth:
                 await self._open_check(family, key, check.port)
 
     async def _open_check(self, family: int, key: ServiceKey, port: int) -> None:
-        addresses = self._views[family].node_port_ips()
+        view = self._views[family]
+        addresses = view.node_port_ips()
+        if addresses is None and view.config.mode == "nftables" and not view.config.node_port_addresses:
+            addresses = (view.node.ip(family),)  # that mode's default is `primary`
         servers: list[HttpServer] = []
         try:
             for address in ("0.0.0.0" if family == 4 else "::",) if addresses is None else addresses:

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from netsim.model.errors import NetsimError, UsageError
+from proxy.config import FamilyView, NodeView, expand_node_ports
 from proxy.durations import parse_duration, render_duration
 from proxy.main import choose_access, main, read_addresses
 from proxy.options import parse_options
@@ -157,3 +158,13 @@ def test_where_the_api_server_is(tmp_path: Path) -> None:
     )
     access = choose_access(parse_options(["--kubeconfig", str(file), "--master", "https://m"]))
     assert (access.server, access.token) == ("https://m", "secret")
+
+
+def test_keywords_of_node_port_addresses() -> None:
+    flags = ["--nodeport-addresses", "primary,10.0.0.0/8,localhost,primary", "--cluster-cidr", "10.1.0.0/16,fd00::/56"]
+    config = parse_options([*NEEDED, *flags]).config
+    expanded = expand_node_ports(config, ("172.18.0.2", "fd00::2", "172.18.0.3"))
+    assert expanded.node_port_addresses == ("172.18.0.2/32", "fd00::2/128", "10.0.0.0/8", "127.0.0.0/8", "::1/128")
+    assert expand_node_ports(expanded, ("1.2.3.4",)) is expanded
+    everywhere = parse_options([*NEEDED, "--nodeport-addresses", "all"]).config
+    assert FamilyView(expand_node_ports(everywhere, ()), NodeView("n"), 4).node_port_ips() is None
