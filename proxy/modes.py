@@ -72,6 +72,36 @@ async def _clean_iptables(netns: Netns, spawner: Spawner) -> bool:
     return found
 
 
+def _nftables_dialect() -> Dialect:
+    from proxy.nftables.plan import NftablesDialect
+
+    return NftablesDialect()
+
+
+def _nftables_target(netns: Netns, spawner: Spawner, config: ProxyConfig) -> Target:
+    from proxy.nftables.target import NftablesTarget
+
+    return NftablesTarget(netns)
+
+
+async def _clean_nftables(netns: Netns, spawner: Spawner) -> bool:
+    from proxy.nftables.plan import NftablesDialect
+    from proxy.nftables.target import NftablesTarget
+
+    dialect, target = NftablesDialect(), NftablesTarget(netns)
+    found = False
+    for family in _FAMILIES:
+        try:
+            existing = await target.read(family)
+        except (FeatureMissing, KernelError) as error:
+            log.info("IPv%d, nftables: %s", family, error)  # a kernel without nf_tables or this family holds no table
+            continue
+        found = True
+        await target.apply(dialect.plan_cleanup(family, existing))
+    target.close()
+    return found
+
+
 def _ipvs_dialect() -> Dialect:
     from proxy.ipvs.plan import IpvsDialect
 
@@ -107,6 +137,7 @@ MODES: dict[str, Mode] = {
     mode.name: mode
     for mode in (  # one line each
         Mode("iptables", _iptables_dialect, _iptables_target, _clean_iptables),
+        Mode("nftables", _nftables_dialect, _nftables_target, _clean_nftables),
         Mode("ipvs", _ipvs_dialect, _ipvs_target, _clean_ipvs),
     )
 }

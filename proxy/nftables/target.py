@@ -1,0 +1,87 @@
+"""The nftables dialect's hands on one node."""
+
+import asyncio
+import logging
+from typing import Any
+
+from netsim.kernel import nft_wire as wire
+from netsim.kernel.netns import Netns
+from netsim.kernel.nft_socket import NftSocket
+from netsim.kernel.rtnl_wire import text
+from netsim.model.errors import KernelError
+from proxy.config import FamilyView
+from proxy.dialect import Plan
+from proxy.nftables.plan import Existing, NftPlan
+from proxy.nftables.skeleton import TABLE, service_sets
+
+log = logging.getLogger(__name__)
+_INLINE_ELEMENTS = 2000  # a transaction of so many takes about 2 ms; larger ones go to a thread
+
+
+class NftablesTarget:
+    """`proxy.dialect.Target` for a network namespace. Keeps one netlink socket open in it."""
+
+    def __init__(self, netns: Netns) -> None:
+        self._netns = netns
+        self._socket: NftSocket | None = None
+        self._rules: dict[int, int] = {}
+        self._replace: set[int] = set()  # families whose last full sync failed
+        self._turn = asyncio.Lock()  # one socket for both families
+
+    def close(self) -> None:
+        """Close the socket; may be repeated."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    async def read(self, family: int) -> Existing | None:
+        """The table's chains and sets, None without a table. Raises KernelError, FeatureMissing."""
+        async with self._turn:
+            found = self._open()
+            if found.get(wire.GETTABLE, text(1, TABLE), family) is None:
+                return None
+            chains = tuple(_word(item[3]) for item in found.dump(wire.GETCHAIN, TABLE, family))
+            sets = tuple(_word(item[2]) for item in found.dump(wire.GETSET, TABLE, family))
+        return Existing(chains, sets, replace=family in self._replace)
+
+    async def apply(self, plan: Plan[Any]) -> None:
+        """One transaction. Raises KernelError."""
+        if not isinstance(plan, NftPlan):
+            raise TypeError(f"{type(plan).__name__} is no plan of this dialect")
+        async with self._turn:
+            try:
+                await self._commit(plan)
+            except KernelError:
+                if plan.full:  # perhaps for something in the table that is not ours: next time it goes as a whole
+                    self._replace.add(plan.family)
+                raise
+        self._replace.discard(plan.family)
+        self._rules[plan.family] = plan.state.rules
+
+    async def _commit(self, plan: NftPlan) -> None:
+        size = sum(len(getattr(edit, "elements", ())) for edit in plan.edits)
+        if size > _INLINE_ELEMENTS:
+            await asyncio.to_thread(self._open().commit, plan.edits, TABLE, plan.family)
+        else:
+            self._open().commit(plan.edits, TABLE, plan.family)
+
+    async def is_intact(self, view: FamilyView) -> bool:
+        """Whether our chains still have as many rules as we wrote, and the sets are there."""
+        async with self._turn:
+            found = self._open()
+            rules = len(found.dump(wire.GETRULE, TABLE, view.family))
+            sets = {_word(item[2]) for item in found.dump(wire.GETSET, TABLE, view.family)}
+        wanted = {spec.name for spec in service_sets(view.family)}
+        if rules == self._rules.get(view.family) and wanted <= sets:
+            return True
+        log.info("%s: %d rules where %d were written", self._netns.name, rules, self._rules.get(view.family, 0))
+        return False
+
+    def _open(self) -> NftSocket:
+        if self._socket is None:
+            self._socket = NftSocket(self._netns)
+        return self._socket
+
+
+def _word(value: bytes) -> str:
+    return value.rstrip(b"\0").decode()
