@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterable, Sequence
 
 from netsim.kernel import rtnl_wire as wire
+from netsim.kernel.modules import load_module
 from netsim.kernel.rtnl_socket import Channel, SocketSource
 from netsim.kernel.rtnl_wire import Message, attribute, nested, u32
 from netsim.model.errors import FeatureMissing, KernelError
@@ -31,6 +32,17 @@ _METHOD_MASQ = 0
 _FLAG_HASHED = 0x0002  # the kernel's own
 _PROTOCOLS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP, "sctp": socket.IPPROTO_SCTP}
 _NAMES = {number: name for name, number in _PROTOCOLS.items()}
+
+
+def load_scheduler(name: str) -> None:
+    """Load a scheduler's module before the kernel would do it itself, which can stop it for good.
+
+    The kernel asks for the module while it holds __ip_vs_mutex; lblc and lblcr then wait for the namespaces' lock
+    (register_pernet_subsys), and whoever takes down a namespace at that moment holds that one and waits for the mutex
+    (ip_vs_scheduler_get, ip_vs_sched.c; cleanup_net, net_namespace.c; seen with 6.1). Does nothing without modules.
+    """
+    load_module("ip_vs")
+    load_module(f"ip_vs_{name}")
 
 
 class Ipvs(Channel):

@@ -13,7 +13,7 @@ from typing import Any
 
 from netsim.kernel.ipset import Ipset
 from netsim.kernel.iptables import Backend, Iptables
-from netsim.kernel.ipvs import Ipvs, del_real, del_server, new_real, new_server, set_real, set_server
+from netsim.kernel.ipvs import Ipvs, del_real, del_server, load_scheduler, new_real, new_server, set_real, set_server
 from netsim.kernel.netns import Netns, run_in
 from netsim.kernel.process import Spawner
 from netsim.kernel.rtnl import Rtnl, del_address, del_link, new_address, new_dummy
@@ -105,6 +105,7 @@ class IpvsTarget:
     # --- in worker threads ---
 
     def _prepare(self) -> None:
+        load_scheduler(self._config.ipvs_scheduler)
         with Ipvs(self._netns):  # loads the module, or says that there is none
             pass
         write_sysctls(self._netns, SYSCTLS)

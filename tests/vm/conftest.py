@@ -23,6 +23,8 @@ _MODULES = (
     ("dummy", "numdummies=0"),
     ("ifb", "numifbs=0"),
     ("ip_vs",),
+    ("ip_vs_lblc",),  # two schedulers that bring sysctls
+    ("ip_vs_lblcr",),
     ("sctp",),
     ("vxlan",),
     ("sch_netem",),

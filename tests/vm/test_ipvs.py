@@ -138,12 +138,13 @@ def test_modes_change_and_leave_nothing(cluster: Cluster, namespace: str, traffi
 
 @pytest.mark.parametrize("scheduler", ["rr", "wrr", "lc", "wlc", "lblc", "lblcr", "sh", "dh", "sed", "nq", "mh"])
 def test_the_kernel_has_the_scheduler(scheduler: str) -> None:
-    from netsim.kernel.ipvs import Ipvs, del_server, new_real, new_server, set_server
+    from netsim.kernel.ipvs import Ipvs, del_server, load_scheduler, new_real, new_server, set_server
     from netsim.kernel.netns import Netns
     from netsim.ruleset.ipvs import FLAG_SH_FALLBACK, RealServer, RealState, ServerKey, VirtualServer
 
     key, real = ServerKey("tcp", "10.96.0.1", 443), RealServer("127.0.0.1", 6443)
     virtual = VirtualServer(scheduler, 60, FLAG_SH_FALLBACK if scheduler == "mh" else 0)
+    load_scheduler(scheduler)
     with Netns.create("ipvs") as ns, Ipvs(ns) as ipvs:
         ipvs.run([new_server(key, virtual), new_real(key, real)])
         assert ipvs.servers() == {key: virtual}
