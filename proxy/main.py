@@ -13,7 +13,7 @@ from pathlib import Path
 from netsim.client.api import Api
 from netsim.client.http import HttpTransport
 from netsim.client.informerset import InformerSet
-from netsim.client.kubeconfig import ServerAccess, read_kubeconfig
+from netsim.client.kubeconfig import ServerAccess, read_kubeconfig, read_service_account
 from netsim.kernel.netns import Netns
 from netsim.kernel.process import Spawner
 from netsim.model.clock import Clock, SystemClock
@@ -113,13 +113,20 @@ async def _run(options: Options, spawner: Spawner) -> None:
 
 
 def choose_access(options: Options) -> ServerAccess:
-    """Where the API server is: the kubeconfig, ``--master`` before its server. Raises UsageError, InputError."""
+    """Where the API server is: the kubeconfig, ``--master`` before its server, else what a pod is given.
+
+    Raises UsageError, InputError.
+    """
     if options.kubeconfig:
         access = read_kubeconfig(options.kubeconfig)
         return replace(access, server=options.master.rstrip("/")) if options.master else access
     if options.master:
         return ServerAccess(server=options.master.rstrip("/"))
-    raise UsageError("--kubeconfig (clientConnection.kubeconfig in the file) or --master is needed", hint="--help")
+    given = read_service_account(os.environ)
+    if given is None:
+        why = "--kubeconfig (clientConnection.kubeconfig in the file) or --master is needed outside of a pod"
+        raise UsageError(why, hint="netsim-proxy --help")
+    return given
 
 
 def _set_oom_score(score: int) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import logging
+import os
 import ssl
 import tempfile
 from collections import deque
@@ -16,6 +18,8 @@ from netsim.model.errors import ApiError, InputError
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession
 
+log = logging.getLogger(__name__)
+
 USER_AGENT = "netsim"
 REQUEST_TIMEOUT_S = 60.0
 CONNECT_TIMEOUT_S = 10.0
@@ -28,6 +32,8 @@ class HttpTransport:
         self._access = access
         self._timeout_s = timeout_s
         self._session: ClientSession | None = None
+        self._token = access.token
+        self._token_read_ns = 0
         self._unix = access.server.removeprefix("unix://") if access.server.startswith("unix://") else ""
         self._base = "http://localhost" if self._unix else access.server
 
@@ -55,7 +61,9 @@ class HttpTransport:
 
         session = self._open()
         data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": content_type} if data is not None else {}
+        headers = self._authorization()
+        if data is not None:
+            headers["Content-Type"] = content_type
         if accept:
             headers["Accept"] = accept
         try:
@@ -77,7 +85,8 @@ class HttpTransport:
         session = self._open()
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S)
         try:
-            response = await session.get(self._base + path, params=dict(query), timeout=timeout)
+            headers = self._authorization()
+            response = await session.get(self._base + path, params=dict(query), headers=headers, timeout=timeout)
             if response.status >= 400:
                 body = await _read_body(response)
                 response.release()
@@ -105,10 +114,20 @@ class HttpTransport:
             context = make_ssl_context(self._access) if self._base.startswith("https:") else False
             connector = aiohttp.TCPConnector(ssl=context, limit=0)
         headers = {"User-Agent": USER_AGENT, "Accept": "application/json"}
-        if self._access.token:
-            headers["Authorization"] = f"Bearer {self._access.token}"
         self._session = aiohttp.ClientSession(connector=connector, headers=headers, auto_decompress=True)
         return self._session
+
+    def _authorization(self) -> dict[str, str]:
+        """The bearer token as a header. A pod's token is renewed in its file, so that is looked at each time."""
+        if self._access.token_file:
+            try:
+                changed_ns = os.stat(self._access.token_file).st_mtime_ns
+                if changed_ns != self._token_read_ns:
+                    self._token = Path(self._access.token_file).read_text(encoding="ascii").strip() or self._token
+                    self._token_read_ns = changed_ns
+            except (OSError, UnicodeDecodeError) as error:  # the one we have may still do
+                log.warning("%s: %s", self._access.token_file, error)
+        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
 
     def _unreachable(self, error: Exception) -> ApiError:
         words = str(error) or type(error).__name__

@@ -5,6 +5,7 @@ Source: kubernetes ``staging/src/k8s.io/client-go/tools/clientcmd/api/v1/types.g
 
 import base64
 import binascii
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import yaml
 
 from netsim.model.errors import InputError
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,7 @@ class ServerAccess:
     client_certificate: bytes = b""
     client_key: bytes = b""
     token: str = ""
+    token_file: str = ""  # where the token came from: it is read again when the file changes
     verify: bool = True
     server_name: str = ""  # name in the server's certificate, where it is not the host of ``server``
     namespace: str = "default"
@@ -36,6 +40,23 @@ def read_kubeconfig(path: Path | str, context: str = "") -> ServerAccess:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the kubeconfig: {error}", where=str(file)) from error
     return parse_kubeconfig(text, file, context)
+
+
+def read_service_account(environment: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> ServerAccess | None:
+    """The access of a pod to its cluster; None outside of one. Raises InputError when its files can't be read.
+
+    Source: kubernetes staging/src/k8s.io/client-go/rest/config.go (InClusterConfig).
+    """
+    host, port = environment.get("KUBERNETES_SERVICE_HOST"), environment.get("KUBERNETES_SERVICE_PORT")
+    if not host or not port:
+        return None
+    token_file = folder / "token"
+    return ServerAccess(
+        server=f"https://{f'[{host}]' if ':' in host else host}:{port}",
+        ca=_read(folder / "ca.crt", folder),
+        token=_read(token_file, folder).decode().strip(),
+        token_file=str(token_file),
+    )
 
 
 def parse_kubeconfig(text: str, file: Path, context: str = "") -> ServerAccess:
@@ -58,15 +79,17 @@ def parse_kubeconfig(text: str, file: Path, context: str = "") -> ServerAccess:
         if user.get(unsupported):
             hint = "use a client certificate or a token"
             raise InputError(f"users: {unsupported} credentials are not supported", where=str(file), hint=hint)
-    token = str(user.get("token") or "")
+    token, token_file = str(user.get("token") or ""), ""
     if not token and user.get("tokenFile"):
-        token = _read(file.parent / str(user["tokenFile"]), file).decode().strip()
+        token_file = str(file.parent / str(user["tokenFile"]))
+        token = _read(Path(token_file), file).decode().strip()
     return ServerAccess(
         server=str(cluster["server"]).rstrip("/"),
         ca=_material(cluster, "certificate-authority", file),
         client_certificate=_material(user, "client-certificate", file),
         client_key=_material(user, "client-key", file),
         token=token,
+        token_file=token_file,
         verify=not cluster.get("insecure-skip-tls-verify"),
         server_name=str(cluster.get("tls-server-name") or ""),
         namespace=str(chosen.get("namespace") or "default"),

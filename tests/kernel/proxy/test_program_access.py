@@ -1,0 +1,108 @@
+"""``netsim-proxy`` over HTTPS with a client certificate, by a configuration file, with its own health servers."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from netsim.apiserver.certificates import make_certificates, write_kubeconfig
+from netsim.apiserver.core import ApiServer
+from netsim.apiserver.http import serve
+from netsim.client.api import Api
+from netsim.kernel.iptables import Iptables
+from netsim.kernel.netns import Netns
+from netsim.kernel.process import ProcessSpec, Spawner
+from netsim.kernel.sysctl import read_sysctl
+from netsim.model.clock import SystemClock
+from netsim.model.config import ClusterConfig
+from netsim.store.store import Store
+from proxy.health.servers import open_listener
+from tests.kernel.proxy.test_health import fetch, status_of
+from tests.kernel.proxy.test_program import PROGRAM, listening, set_up, until
+
+pytestmark = pytest.mark.needs("root", "command:ip", "command:iptables-nft-restore")
+
+CONFIG = """
+apiVersion: kubeproxy.config.k8s.io/v1alpha1
+kind: KubeProxyConfiguration
+clusterCIDR: 10.244.0.0/16
+hostnameOverride: node-1
+clientConnection: {{kubeconfig: {kubeconfig}}}
+healthzBindAddress: 127.0.0.1:1256
+metricsBindAddress: 127.0.0.1
+conntrack: {{tcpEstablishedTimeout: 2h, udpTimeout: 7s}}
+"""
+ROOT = str(Path(__file__).parents[3])
+
+
+@pytest.fixture
+def ns() -> Iterator[Netns]:
+    made = Netns.create("node-1")
+    yield made
+    made.close()
+
+
+def test_https_with_a_client_certificate_and_everything_from_a_file(
+    ns: Netns, spawner: Spawner, tmp_path: Path
+) -> None:
+    config = tmp_path / "config"
+    config.write_text(CONFIG.format(kubeconfig=tmp_path / "kubeconfig"))
+
+    async def run() -> None:
+        server = ApiServer(Store(":memory:"), ClusterConfig(), SystemClock())
+        await set_up(Api(server.transport()))
+        listener = ns.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener.bind(("127.0.0.1", 0))
+        tls = make_certificates(tmp_path / "pki")
+        write_kubeconfig(tmp_path / "kubeconfig", f"https://127.0.0.1:{listener.getsockname()[1]}", "c", tls)
+        runner = await serve(server, unix_socket=None, tcp_socket=listener, tls=tls)
+        null = os.open(os.devnull, os.O_RDWR)
+        with (tmp_path / "log").open("wb") as log:
+            spec = ProcessSpec((*PROGRAM, "--config", str(config), "-v=2"), netns=ns, cwd=ROOT)
+            process = await spawner.spawn(spec, stdin=null, stdout=null, stderr=log.fileno())
+        os.close(null)
+        try:
+            tool = Iptables(ns, spawner)
+            await until("the rules", lambda: "--to-destination 10.244.1.2:8080" in tool.save())
+            await until("the health server", lambda: status_of(ns, "127.0.0.1", 1256, "/healthz") == 200)
+            await until("the metrics server", lambda: fetch(ns, "127.0.0.1", 10249, "/proxyMode") is not None)
+            answer = await asyncio.to_thread(fetch, ns, "127.0.0.1", 10249, "/metrics")
+            assert answer is not None
+            assert b"kubeproxy_sync_full_proxy_rules_duration_seconds_count" in answer[2]
+            assert read_sysctl(ns, "net.netfilter.nf_conntrack_tcp_timeout_established") == "7200"
+            assert read_sysctl(ns, "net.netfilter.nf_conntrack_udp_timeout") == "7"
+        finally:
+            process.kill(signal.SIGTERM)
+            assert await process.wait() == 0, (tmp_path / "log").read_text()
+            await runner.close()
+
+    asyncio.run(run())
+
+
+def test_init_only_sets_what_needs_privileges_and_writes_no_rule(ns: Netns, spawner: Spawner) -> None:
+    flags = ("--init-only", "--node-name", "node-1", "--conntrack-tcp-be-liberal")
+    done = spawner.run_blocking(ProcessSpec((*PROGRAM, *flags), netns=ns, cwd=ROOT))
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert read_sysctl(ns, "net.ipv4.conf.all.route_localnet") == "1"
+    assert read_sysctl(ns, "net.netfilter.nf_conntrack_tcp_be_liberal") == "1"
+    assert "KUBE" not in Iptables(ns, spawner).save()
+
+
+def test_a_taken_port_ends_the_program_where_asked(ns: Netns, spawner: Spawner, tmp_path: Path) -> None:
+    async def run() -> None:
+        server = ApiServer(Store(":memory:"), ClusterConfig(), SystemClock())
+        await set_up(Api(server.transport()))
+        flags = ("--kubeconfig", str(tmp_path / "kubeconfig"), "--node-name", "node-1", "--bind-address-hard-fail")
+        with open_listener(ns, "127.0.0.1", 10249):
+            async with listening(server, tmp_path):
+                done = await spawner.run(ProcessSpec((*PROGRAM, *flags), netns=ns, cwd=ROOT), timeout_s=20)
+        words = done.stderr.decode()
+        assert done.returncode == 1, words
+        assert "netsim-proxy: node-1: cannot listen on 127.0.0.1:10249: Address already in use" in words
+        assert "Traceback" not in words
+
+    asyncio.run(run())
