@@ -17,7 +17,7 @@ from netsim.client.kubeconfig import ServerAccess, read_kubeconfig, read_service
 from netsim.kernel.netns import Netns
 from netsim.kernel.process import Spawner
 from netsim.model.clock import Clock, SystemClock
-from netsim.model.errors import ApiError, FeatureMissing, InputError, KernelError, NetsimError, UsageError
+from netsim.model.errors import ApiError, FeatureMissing, InputError, NetsimError, UsageError
 from netsim.model.kinds import NODE
 from netsim.model.objects import Object
 from proxy.addresses import parse_ip
@@ -105,7 +105,7 @@ async def _run(options: Options, spawner: Spawner) -> None:
                     group.create_task(component.run())
                     addresses = await _node_addresses(api, options, clock)
                     component.add_node(NodeProxy(options.node_name, Netns.current(options.node_name), addresses))
-                    group.create_task(_say_when_ready(component, options.node_name))
+                    group.create_task(_take_over(component, options.node_name, spawner))
             except BaseExceptionGroup as group_error:
                 raise _first(group_error) from None
     finally:
@@ -141,12 +141,21 @@ async def _stop_when(stop: asyncio.Event) -> None:
     raise _Stopped
 
 
-async def _say_when_ready(component: ProxyComponent, node: str) -> None:
+async def _take_over(component: ProxyComponent, node: str, spawner: Spawner) -> None:
+    """Say when the rules are there, and only then remove what another mode left, which upstream does first."""
     try:
         await component.node_ready(node)
-        log.info("%s: the rules of %d service ports are in place", node, component.summary()["servicePorts"])
-    except KernelError as error:  # the component logs it too, and tries again
+    except NetsimError as error:  # the component logs it too, and tries again; until then the old rules serve
         log.warning("%s", error)
+        return
+    log.info("%s: the rules of %d service ports are in place", node, component.summary()["servicePorts"])
+    netns = Netns.current(node)
+    for name, mode in MODES.items():
+        if name != component.mode:
+            try:
+                await mode.clean_up(netns, spawner)
+            except NetsimError as error:
+                log.warning("removing what mode %s left: %s", name, error)
 
 
 async def _node_addresses(api: Api, options: Options, clock: Clock) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ from netsim.store.store import Store
 from proxy.health.servers import open_listener
 from tests.kernel.proxy.test_health import fetch, status_of
 from tests.kernel.proxy.test_program import PROGRAM, listening, set_up, until
+from tests.kernel.proxy.test_switch import has_nft_table
 
 pytestmark = pytest.mark.needs("root", "command:ip", "command:iptables-nft-restore")
 
@@ -104,5 +105,37 @@ def test_a_taken_port_ends_the_program_where_asked(ns: Netns, spawner: Spawner, 
         assert done.returncode == 1, words
         assert "netsim-proxy: node-1: cannot listen on 127.0.0.1:10249: Address already in use" in words
         assert "Traceback" not in words
+
+    asyncio.run(run())
+
+
+@pytest.mark.needs("nft")
+def test_the_rules_of_another_mode_go_once_its_own_are_there(ns: Netns, spawner: Spawner, tmp_path: Path) -> None:
+    """A node whose proxy is started in another mode, as after a change of the DaemonSet."""
+    tool = Iptables(ns, spawner)
+
+    async def run_in_mode(mode: str, done: Callable[[], bool]) -> None:
+        null = os.open(os.devnull, os.O_RDWR)
+        flags = ("--kubeconfig", str(tmp_path / "kubeconfig"), "--node-name", "node-1", "--proxy-mode", mode, "-v")
+        with (tmp_path / "log").open("wb") as log:
+            spec = ProcessSpec((*PROGRAM, *flags), netns=ns, cwd=ROOT)
+            process = await spawner.spawn(spec, stdin=null, stdout=null, stderr=log.fileno())
+        os.close(null)
+        try:
+            await until(f"{mode} alone", done)
+        finally:
+            process.kill(signal.SIGTERM)
+            assert await process.wait() == 0, (tmp_path / "log").read_text()
+
+    def has_rules() -> bool:
+        return "--to-destination 10.244.1.2:8080" in tool.save()
+
+    async def run() -> None:
+        server = ApiServer(Store(":memory:"), ClusterConfig(), SystemClock())
+        await set_up(Api(server.transport()))
+        async with listening(server, tmp_path):
+            await run_in_mode("iptables", has_rules)
+            await run_in_mode("nftables", lambda: "KUBE" not in tool.save() and has_nft_table(ns))
+            await run_in_mode("iptables", lambda: has_rules() and not has_nft_table(ns))
 
     asyncio.run(run())

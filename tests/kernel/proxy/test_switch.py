@@ -14,14 +14,13 @@ from netsim.kernel.process import Spawner
 from netsim.kernel.sysctl import read_sysctl
 from netsim.model.errors import InputError, NetsimError
 from netsim.testing.waiting import wait_until
-from proxy.modes import MODES
+from proxy.nftables.target import NftablesTarget
 from tests.features import missing_feature
 from tests.kernel.proxy.node import PODS, RealNode, ask, real_node
 from tests.kernel.proxy.test_health import METRICS, fetch
 from tests.unit.proxy.make import CONFIG, make_endpoint, make_service, make_slice
 
 pytestmark = pytest.mark.needs("root", "command:ip", "command:iptables-nft-restore", "nft")
-with_nftables = pytest.mark.skipif("nftables" not in MODES, reason="nftables is no mode yet")
 
 CLUSTER_IP, NODE_PORT = "10.96.0.77", 30080
 ECHO_PORT = 8081
@@ -91,17 +90,14 @@ def kube_chains(node: RealNode) -> list[str]:
     return [line for line in node.iptables().save().splitlines() if line.startswith(":KUBE")]
 
 
-def has_nft_table(node: RealNode) -> bool:
-    from proxy.nftables.target import NftablesTarget
-
-    target = NftablesTarget(node.node)
+def has_nft_table(ns: Netns) -> bool:
+    target = NftablesTarget(ns)
     try:
         return asyncio.run(target.read(4)) is not None
     finally:
         target.close()
 
 
-@with_nftables
 def test_there_and_back_under_traffic(web: RealNode) -> None:
     client = web.pods["pod-2"].socket(socket.AF_INET, socket.SOCK_STREAM)
 
@@ -119,7 +115,7 @@ def test_there_and_back_under_traffic(web: RealNode) -> None:
             web.call(web.proxy.switch_mode(mode))
             assert web.proxy.mode == web.proxy.summary()["mode"] == mode
             assert bool(kube_chains(web)) == (mode == "iptables")
-            assert has_nft_table(web) == (mode == "nftables")
+            assert has_nft_table(web.node) == (mode == "nftables")
             assert echoes()
             wait_until("connections in the new mode", lambda seen=seen: knocking.count > seen + 20)
             assert ask(web.external, "172.18.0.2", NODE_PORT).startswith("pod-1 ")
@@ -129,7 +125,6 @@ def test_there_and_back_under_traffic(web: RealNode) -> None:
     assert answer[2] == b"nftables"
 
 
-@with_nftables
 def test_changes_go_on_in_the_new_mode(web: RealNode) -> None:
     web.call(web.proxy.switch_mode("nftables"))
     web.put(make_slice([make_endpoint(PODS["pod-3"])], ports=SLICE_PORTS))
@@ -138,7 +133,6 @@ def test_changes_go_on_in_the_new_mode(web: RealNode) -> None:
     assert not ask(web.pods["pod-2"], CLUSTER_IP, 80).startswith("pod-")
 
 
-@with_nftables
 def test_127_is_no_way_in_any_more(web: RealNode) -> None:
     name = "net.ipv4.conf.all.route_localnet"
     assert read_sysctl(web.node, name) == "1"
