@@ -13,7 +13,6 @@ from proxy.addresses import (
     choose_cidrs,
     choose_ips,
     contains,
-    family_of,
     is_loopback,
     is_zero_prefix,
     parse_cidr,
@@ -84,16 +83,15 @@ class ProxyConfig:
 
 def make_proxy_config(config: ClusterConfig) -> ProxyConfig:
     """The proxies' options in a cluster that netsim made."""
-    pod_cidr = str(config.pod_cidr)
-    ipv6 = family_of(pod_cidr) == 6
+    ipv6 = config.families[0] == 6
     # Each sync is a process on each node: with many nodes, changes that trickle in are collected a while, so that
     # the proxies leave the machine to the pods. Three nodes never wait.
     pause_s = min(1.0, 0.003 * max(0, len(config.nodes) - 10))
     return ProxyConfig(
         mode=config.proxy_mode,
-        families=(family_of(pod_cidr),),
-        cluster_cidrs=(pod_cidr,),
-        service_cidrs=(str(config.service_cidr),),
+        families=config.families,
+        cluster_cidrs=tuple(map(str, config.pod_cidrs)),
+        service_cidrs=tuple(map(str, config.service_cidrs)),
         min_sync_period_s=pause_s,
         healthz_bind_address=f"{'[::]' if ipv6 else '0.0.0.0'}:10256",
         metrics_bind_address=f"{'[::1]' if ipv6 else '127.0.0.1'}:10249",

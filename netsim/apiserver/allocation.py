@@ -6,7 +6,7 @@ Source: kubernetes ``pkg/registry/core/service/ipallocator`` and ``.../portalloc
 bands.
 """
 
-from netsim.model.config import Network
+from netsim.model.networks import Network
 
 
 class AlreadyAllocated(Exception):

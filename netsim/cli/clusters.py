@@ -11,6 +11,7 @@ from netsim.cli.base import NetsimCommand, State, close_at_end, complete_cluster
 from netsim.cli.output import print_json, print_table, progress
 from netsim.model.config import POD_NETWORKS, PROXY_MODES
 from netsim.model.errors import NetsimError, UsageError
+from netsim.model.networks import IP_FAMILIES
 
 if TYPE_CHECKING:
     from netsim.cluster.handle import Cluster
@@ -36,16 +37,20 @@ name_argument = click.argument("name", required=False, shell_complete=complete_c
 @click.option(
     "--pod-network", type=click.Choice(POD_NETWORKS), help="How pods of two nodes reach each other.  [default: routes]"
 )
+@click.option(
+    "--ip-family", type=click.Choice(tuple(IP_FAMILIES)), help="Address families of the cluster.  [default: ipv4]"
+)
 @click.option("--config", type=click.Path(exists=True, dir_okay=False), metavar="FILE", help="A topology file.")
 @click.option("--foreground", is_flag=True, help="Stay until interrupted, and take the cluster down then.")
 @output_option("json")
 @pass_state
-def up(
+def up(  # noqa: PLR0913, PLR0917 - click hands over one for each option
     state: State,
     name: str | None,
     nodes: int | None,
     proxy_mode: str | None,
     pod_network: str | None,
+    ip_family: str | None,
     config: str | None,
     foreground: bool,
     output: str | None,
@@ -64,6 +69,7 @@ def up(
             nodes=nodes,
             proxy_mode=proxy_mode,
             pod_network=pod_network,
+            ip_family=ip_family,
             config=config,
             owned=foreground,
             progress=tell,

@@ -64,11 +64,18 @@ def make_config(
     nodes: int | None = None,
     proxy_mode: str | None = None,
     pod_network: str | None = None,
+    ip_family: str | None = None,
     config: str | Path | Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The topology document of ``up``: the file's keys, then what was said beside it. Raises InputError."""
     document, where = _read_config(config)
-    said = {"name": name, "nodes": nodes, "proxyMode": proxy_mode, "podNetwork": pod_network}
+    said = {
+        "name": name,
+        "nodes": nodes,
+        "proxyMode": proxy_mode,
+        "podNetwork": pod_network,
+        "ipFamily": ip_family,
+    }
     document |= {key: value for key, value in said.items() if value is not None}
     document.setdefault("name", "netsim")
     document.setdefault("nodes", DEFAULT_NODES)
@@ -97,12 +104,13 @@ def _read_config(config: str | Path | Mapping[str, Any] | None) -> tuple[dict[st
     return document, str(config)
 
 
-def up(
+def up(  # noqa: PLR0913 - all by name, and all have defaults
     name: str | None = None,
     *,
     nodes: int | None = None,
     proxy_mode: str | None = None,
     pod_network: str | None = None,
+    ip_family: str | None = None,
     config: str | Path | Mapping[str, Any] | None = None,
     state_dir: str | Path | None = None,
     owned: bool = True,
@@ -112,6 +120,7 @@ def up(
 
     nodes:       how many (3); or a topology in ``config``, a YAML file or a mapping with the same keys.
     proxy_mode:  the kube-proxy's dialect. pod_network: ``routes`` or ``vxlan``.
+    ip_family:   ``ipv4``, ``ipv6`` or ``dual``.
     state_dir:   where its state directory is made; default as `netsim.cluster.state.state_root` says.
     owned:       it ends with this Python process, however that ends; ``netsim up`` says False.
     progress:    called with a few words as start-up goes on.
@@ -119,7 +128,9 @@ def up(
     Raises InputError for a wrong topology, NetsimError if a cluster of that name runs or start-up fails (nothing is
     left then), FeatureMissing where the kernel lacks something.
     """
-    document = make_config(name, nodes=nodes, proxy_mode=proxy_mode, pod_network=pod_network, config=config)
+    document = make_config(
+        name, nodes=nodes, proxy_mode=proxy_mode, pod_network=pod_network, ip_family=ip_family, config=config
+    )
     state = StateDir(Path(state_dir or state_root()) / document["name"])
     status, owner_fd = launch(state, document, owned=owned, progress=progress)
     return Cluster(state, status, owner_fd)

@@ -10,9 +10,12 @@ Neighbours among nodes are permanent entries, since all namespaces of a machine 
 collector. That limit is the machine's, which netsim does not touch; permanent entries don't count against it. VXLAN
 entries are static, as flannel has them; flooding and learning were not chosen, since a fabric has no multicast to lean
 on.
+
+Every plan runs over the cluster's address families, the primary one first; MAC addresses are derived from the primary
+address. One VXLAN device carries both families (flannel has one for each): what it wraps is an Ethernet frame.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
@@ -44,77 +47,96 @@ from netsim.ruleset.netplan import (
 
 VXLAN_VNI = 1  # flannel's, pkg/backend/vxlan/vxlan.go
 VXLAN_PORT = 8472  # Linux' own default, which flannel keeps; IANA's is 4789 (RFC 7348)
-VXLAN_OVERHEAD_BYTES = 50  # outer IPv4 20 + UDP 8 + VXLAN 8 + inner Ethernet 14
 
 
 @dataclass(frozen=True, slots=True)
 class NodeNet:
-    """One node as the network sees it. ``pod_cidr`` is "" until it is allocated."""
+    """One node as the network sees it, in each family; ``pod_cidrs`` is empty until they are allocated."""
 
     name: str
-    address: str  # on the fabric, without prefix length
-    pod_cidr: str = ""
+    addresses: tuple[str, ...]  # on the fabric, without prefix length
+    pod_cidrs: tuple[str, ...] = ()
+
+    def address(self, family: int) -> str:
+        """The fabric address of a family. Raises StopIteration when it has none."""
+        return next(address for address in self.addresses if family_of(address) == family)
 
 
-def pod_mtu(config: ClusterConfig) -> int:
-    """The MTU of pods' eth0: the fabric's, less VXLAN's header where packets are wrapped."""
-    return config.mtu - (VXLAN_OVERHEAD_BYTES if config.pod_network == "vxlan" else 0)
+def family_of(address: str) -> int:
+    """4 or 6, of an address or CIDR in text."""
+    return 6 if ":" in address else 4
 
 
-def choose_node_addresses(config: ClusterConfig) -> dict[str, str]:
-    """Each node's fabric address: the router has the first one, nodes follow in order."""
-    return {node.name: str(config.node_cidr[index + 2]) for index, node in enumerate(config.nodes)}
+def choose_node_addresses(config: ClusterConfig) -> dict[str, tuple[str, ...]]:
+    """Each node's fabric addresses: the router has the first one, nodes follow in order."""
+    return {
+        node.name: tuple(str(network[index + 2]) for network in config.node_cidrs)
+        for index, node in enumerate(config.nodes)
+    }
 
 
 def derive_mac(address: str, prefix: int = 0x0A58) -> str:
-    """A MAC that is derived from an IPv4 address, as Kubernetes' bridges do (0a:58 and the address)."""
+    """A MAC that is derived from an IP address, as Kubernetes' bridges do: 0a:58 and the (last) four bytes."""
     digits = f"{prefix:04x}{int(ip_address(address)) & 0xFFFFFFFF:08x}"
     return ":".join(digits[i : i + 2] for i in range(0, 12, 2))
 
 
+# What makes a namespace a router of a family.
+FORWARDING = {4: ("net.ipv4.ip_forward", "1"), 6: ("net.ipv6.conf.all.forwarding", "1")}
+
+
 def plan_fabric(config: ClusterConfig) -> Plan:
     """The fabric's bridge and router, and the external host behind it."""
-    nodes, outside = config.node_cidr, config.external_cidr
+    nodes, outside = config.node_cidrs, config.external_cidrs
     return (
-        Sysctl(FABRIC, "net.ipv4.ip_forward", "1"),
-        Bridge(FABRIC, FABRIC_BRIDGE, derive_mac(str(nodes[1])), config.mtu),
-        Address(FABRIC, FABRIC_BRIDGE, f"{nodes[1]}/{nodes.prefixlen}"),
-        Veth(FABRIC, FABRIC_EXTERNAL, EXTERNAL, "eth0", derive_mac(str(outside[2])), config.mtu),
-        Address(FABRIC, FABRIC_EXTERNAL, f"{outside[1]}/{outside.prefixlen}"),
+        *(Sysctl(FABRIC, *FORWARDING[family]) for family in config.families),
+        Bridge(FABRIC, FABRIC_BRIDGE, derive_mac(str(nodes[0][1])), config.mtu),
+        *(Address(FABRIC, FABRIC_BRIDGE, f"{network[1]}/{network.prefixlen}") for network in nodes),
+        Veth(FABRIC, FABRIC_EXTERNAL, EXTERNAL, "eth0", derive_mac(str(outside[0][2])), config.mtu),
+        *(Address(FABRIC, FABRIC_EXTERNAL, f"{network[1]}/{network.prefixlen}") for network in outside),
         Up(EXTERNAL, "eth0"),
-        Address(EXTERNAL, "eth0", f"{outside[2]}/{outside.prefixlen}"),
-        Route(EXTERNAL, "default", via=str(outside[1])),
+        *(Address(EXTERNAL, "eth0", f"{network[2]}/{network.prefixlen}") for network in outside),
+        *(Route(EXTERNAL, "default", via=str(network[1])) for network in outside),
     )
 
 
 def plan_node(config: ClusterConfig, node: NodeNet) -> Plan:
     """A node's own part: its leg on the fabric, forwarding, and masquerading of what leaves the cluster."""
     return (
-        *(Sysctl(node.name, key, value) for key, value in NODE_SYSCTLS),
+        *(Sysctl(node.name, *setting) for family in config.families for setting in NODE_SYSCTLS[family]),
         Veth(
             FABRIC,
             node_link(node.name),
             node.name,
             "eth0",
-            derive_mac(node.address),
+            derive_mac(node.addresses[0]),
             config.mtu,
             FABRIC_BRIDGE,
         ),
         Up(node.name, "eth0"),
-        Address(node.name, "eth0", f"{node.address}/{config.node_cidr.prefixlen}"),
-        Route(node.name, "default", via=str(config.node_cidr[1])),
+        *(
+            Address(node.name, "eth0", f"{address}/{network.prefixlen}")
+            for address, network in zip(node.addresses, config.node_cidrs, strict=True)
+        ),
+        *(Route(node.name, "default", via=str(network[1])) for network in config.node_cidrs),
         NftRules(node.name, render_masquerade(config)),
     )
 
 
-NODE_SYSCTLS = (
-    ("net.ipv4.ip_forward", "1"),
-    # Bridged packets go through iptables too, or a reply between two pods of one node would skip the un-NAT.
-    ("net.bridge.bridge-nf-call-iptables", "1"),
-    # Off, as kind and most distributions' node images have it: a reply may leave by another link than the request came.
-    ("net.ipv4.conf.all.rp_filter", "0"),
-    ("net.ipv4.conf.default.rp_filter", "0"),
-)
+NODE_SYSCTLS = {
+    4: (
+        FORWARDING[4],
+        # Bridged packets go through iptables too, or a reply between two pods of one node would skip the un-NAT.
+        ("net.bridge.bridge-nf-call-iptables", "1"),
+        # Off, as kind and most distributions' node images have it: a reply may leave by another link than the request
+        # came.
+        ("net.ipv4.conf.all.rp_filter", "0"),
+        ("net.ipv4.conf.default.rp_filter", "0"),
+    ),
+    6: (FORWARDING[6], ("net.bridge.bridge-nf-call-ip6tables", "1")),  # IPv6 knows no rp_filter
+}
+_TABLE_FAMILY = {4: "ip", 6: "ip6"}
+_MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
 
 
 def render_masquerade(config: ClusterConfig) -> str:
@@ -122,24 +144,27 @@ def render_masquerade(config: ClusterConfig) -> str:
 
     One rule for the whole node and not one for each pod (the reference bridge plugin's ipMasq), so a pod costs no rule.
     """
-    return (
-        f"table ip {NODE_TABLE} {{\n"
-        f"  chain postrouting {{\n"
-        f"    type nat hook postrouting priority srcnat; policy accept;\n"
-        f"    ip saddr {config.pod_cidr} ip daddr != {{ {config.pod_cidr}, {config.node_cidr}, 224.0.0.0/4 }}"
-        f' masquerade fully-random comment "pod traffic that leaves the cluster"\n'
-        f"  }}\n"
-        f"}}\n"
-    )
+    tables = []
+    for family, pods, nodes in zip(config.families, config.pod_cidrs, config.node_cidrs, strict=True):
+        ip = _TABLE_FAMILY[family]
+        tables.append(
+            f"table {ip} {NODE_TABLE} {{\n"
+            f"  chain postrouting {{\n"
+            f"    type nat hook postrouting priority srcnat; policy accept;\n"
+            f"    {ip} saddr {pods} {ip} daddr != {{ {pods}, {nodes}, {_MULTICAST[family]} }}"
+            f' masquerade fully-random comment "pod traffic that leaves the cluster"\n'
+            f"  }}\n"
+            f"}}\n"
+        )
+    return "".join(tables)
 
 
 def plan_pod_bridge(config: ClusterConfig, node: NodeNet) -> Plan:
-    """cni0 with the pod CIDR's first address, and in vxlan mode the node's VXLAN device."""
-    network = ip_network(node.pod_cidr)
-    gateway = str(network[1])
+    """cni0 with the first address of each pod CIDR, and in vxlan mode the node's VXLAN device."""
+    networks = [ip_network(cidr) for cidr in node.pod_cidrs]
     plan: list[Operation] = [
-        Bridge(node.name, POD_BRIDGE, derive_mac(gateway), pod_mtu(config)),
-        Address(node.name, POD_BRIDGE, f"{gateway}/{network.prefixlen}"),
+        Bridge(node.name, POD_BRIDGE, derive_mac(str(networks[0][1])), config.pod_mtu),
+        *(Address(node.name, POD_BRIDGE, f"{network[1]}/{network.prefixlen}") for network in networks),
     ]
     if config.pod_network == "vxlan":
         plan += [
@@ -149,13 +174,13 @@ def plan_pod_bridge(config: ClusterConfig, node: NodeNet) -> Plan:
                 _vxlan_mac(node),
                 VXLAN_VNI,
                 VXLAN_PORT,
-                node.address,
+                node.address(config.vxlan_family),
                 "eth0",
-                pod_mtu(config),
+                config.pod_mtu,
             ),
-            # The device's own address is the pod CIDR's network address, /32, as flannel does: it is the source of
-            # packets that the node itself sends to remote pods.
-            Address(node.name, VXLAN_LINK, f"{network[0]}/32"),
+            # The device's own address is the pod CIDR's network address, /32 or /128, as flannel does: it is the source
+            # of packets that the node itself sends to remote pods.
+            *(Address(node.name, VXLAN_LINK, f"{network[0]}/{network.max_prefixlen}") for network in networks),
         ]
     return tuple(plan)
 
@@ -164,20 +189,27 @@ def plan_peers(config: ClusterConfig, node: NodeNet, peers: Iterable[NodeNet]) -
     """How ``node`` reaches the pod CIDRs of ``peers``."""
     plan: list[Operation] = []
     for peer in peers:
-        if config.pod_network == "vxlan":
-            gateway = str(ip_network(peer.pod_cidr)[0])
-            plan += [
-                Neighbour(node.name, VXLAN_LINK, gateway, _vxlan_mac(peer)),
-                ForwardingEntry(node.name, VXLAN_LINK, _vxlan_mac(peer), peer.address),
-                Route(node.name, peer.pod_cidr, via=gateway, link=VXLAN_LINK, onlink=True),
-            ]
-        else:
-            plan += [
-                Neighbour(node.name, "eth0", peer.address, derive_mac(peer.address)),
-                Route(node.name, peer.pod_cidr, via=peer.address),
-            ]
+        plan += _plan_vxlan_peer(config, node, peer) if config.pod_network == "vxlan" else _plan_routed_peer(node, peer)
     return tuple(plan)
 
 
+def _plan_vxlan_peer(config: ClusterConfig, node: NodeNet, peer: NodeNet) -> Sequence[Operation]:
+    mac = _vxlan_mac(peer)
+    gateways = {cidr: str(ip_network(cidr)[0]) for cidr in peer.pod_cidrs}
+    return (
+        *(Neighbour(node.name, VXLAN_LINK, gateway, mac) for gateway in gateways.values()),
+        ForwardingEntry(node.name, VXLAN_LINK, mac, peer.address(config.vxlan_family)),
+        *(Route(node.name, cidr, gateway, VXLAN_LINK, onlink=True) for cidr, gateway in gateways.items()),
+    )
+
+
+def _plan_routed_peer(node: NodeNet, peer: NodeNet) -> Sequence[Operation]:
+    mac = derive_mac(peer.addresses[0])
+    return (
+        *(Neighbour(node.name, "eth0", address, mac) for address in peer.addresses),
+        *(Route(node.name, cidr, via=peer.address(family_of(cidr))) for cidr in peer.pod_cidrs),
+    )
+
+
 def _vxlan_mac(node: NodeNet) -> str:
-    return derive_mac(node.address, 0x0A59)
+    return derive_mac(node.addresses[0], 0x0A59)

@@ -9,7 +9,7 @@ from netsim.cluster.namespaces import NamespaceRegistry
 from netsim.cluster.network import NodeNet, plan_node, plan_peers, plan_pod_bridge
 from netsim.kernel.netns import Netns
 from netsim.model.config import ClusterConfig
-from netsim.model.objects import Object, name_of
+from netsim.model.objects import Object, name_of, node_cidrs
 from netsim.ruleset.netplan import Operation
 
 _ALL = "nodes"  # the queue's only key: nodes that join together are planned together, N-1 routes at a time
@@ -29,31 +29,31 @@ class NodeNetwork(Controller):
         self._config = config
         self._namespaces = namespaces
         self._ready = ready
-        self._made: dict[str, str] = {}  # node name to fabric address
+        self._made: dict[str, tuple[str, ...]] = {}  # node name to fabric addresses
         self._joined: dict[str, NodeNet] = {}
         self._waiting: dict[str, NodeNet] = {}
         nodes.add_handler(self._node_changed)
 
-    async def make_nodes(self, addresses: Mapping[str, str]) -> dict[str, Netns]:
+    async def make_nodes(self, addresses: Mapping[str, tuple[str, ...]]) -> dict[str, Netns]:
         """The namespaces of new nodes by name, on the fabric with these addresses. Raises KernelError."""
         made = await asyncio.to_thread(self._make_nodes, addresses)
         self._made |= addresses
         return made
 
-    def _make_nodes(self, addresses: Mapping[str, str]) -> dict[str, Netns]:
+    def _make_nodes(self, addresses: Mapping[str, tuple[str, ...]]) -> dict[str, Netns]:
         made = {}
-        for name, address in addresses.items():
-            made[name] = Netns.create(name)
+        for name, own in addresses.items():
+            made[name] = Netns.create(name, ipv6=6 in self._config.families)
             self._namespaces.publish(name, made[name])
-            self._namespaces.apply(plan_node(self._config, NodeNet(name, address)))
+            self._namespaces.apply(plan_node(self._config, NodeNet(name, own)))
         return made
 
     def _node_changed(self, _old: Object | None, new: Object | None) -> None:
         if new is None:
             return
-        name, pod_cidr = name_of(new), new.get("spec", {}).get("podCIDR", "")
-        if pod_cidr and name in self._made and name not in self._joined:
-            self._waiting[name] = NodeNet(name, self._made[name], pod_cidr)
+        name, pod_cidrs = name_of(new), node_cidrs(new)
+        if pod_cidrs and name in self._made and name not in self._joined:
+            self._waiting[name] = NodeNet(name, self._made[name], pod_cidrs)
             self.queue.add(_ALL)
 
     async def reconcile(self, key: str) -> None:

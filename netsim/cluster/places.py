@@ -34,6 +34,7 @@ class Places:
             "kubeconfig": str(runtime.kubeconfig),
             "proxyMode": runtime.proxy.mode,
             "podNetwork": runtime.config.pod_network,
+            "ipFamily": runtime.config.ip_family,
             "nodes": runtime.describe_nodes(),
         }
 

@@ -32,7 +32,7 @@ from netsim.cluster.state import StateDir
 from netsim.controllers.manager import make_controllers
 from netsim.dns.component import DnsComponent
 from netsim.dns.manifests import make_manifests
-from netsim.kernel.netns import Netns
+from netsim.kernel.netns import Netns, switch_ipv6
 from netsim.kernel.process import Spawner
 from netsim.kubelet.component import KubeletComponent, NodeRuntime
 from netsim.kubelet.responder import Responder
@@ -41,7 +41,7 @@ from netsim.model.config import ClusterConfig, parse_config
 from netsim.model.errors import ApiError, NetsimError, not_found
 from netsim.model.kinds import NODE, POD, kind_of
 from netsim.model.names import EXTERNAL, FABRIC
-from netsim.model.objects import Object, name_of, namespace_of
+from netsim.model.objects import Object, name_of, namespace_of, node_cidrs
 from netsim.model.where import Where
 from netsim.scheduler.component import Scheduler
 from netsim.store.store import Store
@@ -186,17 +186,20 @@ class Runtime:
         self._stop.set()
 
     async def _build_fabric(self) -> None:
-        self.namespaces.publish(FABRIC, Netns.current(FABRIC))
-        self.namespaces.publish(EXTERNAL, Netns.create(EXTERNAL))
+        ipv6 = 6 in self.config.families
+        fabric = Netns.current(FABRIC)
+        switch_ipv6(fabric, ipv6)
+        self.namespaces.publish(FABRIC, fabric)
+        self.namespaces.publish(EXTERNAL, Netns.create(EXTERNAL, ipv6=ipv6))
         await asyncio.to_thread(self.namespaces.apply, plan_fabric(self.config))
 
     async def _start_nodes(self) -> None:
         addresses = choose_node_addresses(self.config)
         made = await self.network.make_nodes(addresses)
         for node in self.config.nodes:
-            address, netns = addresses[node.name], made[node.name]
-            self.proxy.add_node(NodeProxy(name=node.name, netns=netns, addresses=(address,)))
-            await self.kubelet.add_node(NodeRuntime(node.name, netns, address, node.labels, node.taints, node.max_pods))
+            own, netns = addresses[node.name], made[node.name]
+            self.proxy.add_node(NodeProxy(name=node.name, netns=netns, addresses=own))
+            await self.kubelet.add_node(NodeRuntime(node.name, netns, own, node.labels, node.taints, node.max_pods))
         nodes = self.informers.of(NODE)
         await _until(
             lambda: all(_is_ready(nodes.get(None, node.name)) for node in self.config.nodes),
@@ -252,15 +255,21 @@ class Runtime:
         """The nodes as ``netsim status`` shows them."""
         nodes = self.informers.of(NODE)
         addresses = choose_node_addresses(self.config)
-        return [
-            {
-                "name": name,
-                "address": addresses[name],
-                "podCIDR": (nodes.get(None, name) or {}).get("spec", {}).get("podCIDR", ""),
-                "ready": _is_ready(nodes.get(None, name)),
-            }
-            for name in self.node_names()
-        ]
+        found = []
+        for name in self.node_names():
+            node = nodes.get(None, name)
+            pod_cidrs = node_cidrs(node) if node is not None else ()
+            found.append(
+                {
+                    "name": name,
+                    "address": addresses[name][0],
+                    "addresses": list(addresses[name]),
+                    "podCIDR": next(iter(pod_cidrs), ""),
+                    "podCIDRs": list(pod_cidrs),
+                    "ready": _is_ready(node),
+                }
+            )
+        return found
 
     def check_pod_exists(self, where: Where) -> None:
         """Raises ApiError 404 in upstream's words."""

@@ -12,13 +12,7 @@ from netsim.model.clock import Clock
 from netsim.model.config import ClusterConfig
 from netsim.model.errors import ApiError, NetsimError
 from netsim.model.kinds import NODE
-from netsim.model.objects import Key, Object, is_deleting, name_of
-
-
-def node_cidrs(node: Object) -> list[str]:
-    """``spec.podCIDRs``, or the older ``spec.podCIDR`` alone."""
-    spec = node.get("spec") or {}
-    return list(spec.get("podCIDRs") or ()) or ([spec["podCIDR"]] if spec.get("podCIDR") else [])
+from netsim.model.objects import Key, Object, is_deleting, name_of, node_cidrs
 
 
 class NodeController(Controller):
@@ -36,7 +30,9 @@ class NodeController(Controller):
         self._events = events
         self._nodes = informers.of(NODE)
         super().__init__("node-ipam-controller", [self._nodes], clock=clock)
-        self._allocators = [CidrAllocator(config.pod_cidr, config.pod_cidr_mask)]  # one for each family
+        self._allocators = [  # one for each family
+            CidrAllocator(network, mask) for network, mask in zip(config.pod_cidrs, config.pod_cidr_masks, strict=True)
+        ]
         self._held: dict[str, list[str]] = {}  # node -> its CIDRs
         self._waiting: set[str] = set()  # nodes for which there was none
         self._nodes.add_handler(self._occupy)
@@ -57,18 +53,24 @@ class NodeController(Controller):
                 self._take(new, cidr)
 
     def _take(self, node: Object, cidr: str) -> None:
+        try:
+            self._allocator(cidr).occupy(cidr)
+        except (NetsimError, ValueError) as error:
+            self._events.event(node, "Warning", "CIDRAssignmentFailed", str(error))
+        else:
+            self._held[name_of(node)].append(cidr)
+
+    def _allocator(self, cidr: str) -> CidrAllocator:
+        """The one of the CIDR's family. Raises NetsimError when the cluster has not that family."""
+        family = 6 if ":" in cidr else 4
         for allocator in self._allocators:
-            try:
-                allocator.occupy(cidr)
-            except (NetsimError, ValueError) as error:
-                self._events.event(node, "Warning", "CIDRAssignmentFailed", str(error))
-            else:
-                self._held[name_of(node)].append(cidr)
+            if allocator.network.version == family:
+                return allocator
+        raise NetsimError(f"CIDR {cidr} is IPv{family}, which this cluster has not")
 
     def _release(self, name: str) -> None:
         for cidr in self._held.pop(name, ()):
-            for allocator in self._allocators:
-                allocator.release(cidr)
+            self._allocator(cidr).release(cidr)
         for waiting in self._waiting:
             self.queue.add(("", waiting))
 

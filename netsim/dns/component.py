@@ -1,6 +1,7 @@
 """Cluster DNS as a Component: the API's objects by informers, the servers that answer from them."""
 
 import asyncio
+import socket
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from netsim.model.objects import Object
 
 IMAGE = "netsim/dns"
 
+_SOCKET_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _BY_SERVICE = "dns/service"
 _BY_ADDRESS = "dns/address"
 
@@ -39,7 +41,8 @@ class DnsComponent:
 
     def __init__(self, informers: InformerSet, config: ClusterConfig) -> None:
         self._domain = config.dns_domain
-        self._dns_ip = config.dns_ip
+        self._dns_ips = config.dns_ips
+        self._families = tuple(_SOCKET_FAMILIES[family] for family in config.families)
         self._services = informers.of(SERVICE)
         self._slices = informers.of(ENDPOINT_SLICE)
         self._namespaces = informers.of(NAMESPACE)
@@ -64,7 +67,7 @@ class DnsComponent:
 
     def resolve(self, name: str, record_type: str) -> Answer:
         """The answer as of now."""
-        return answer(name, record_type, self, domain=self._domain, dns_ip=self._dns_ip)
+        return answer(name, record_type, self, domain=self._domain, dns_ips=self._dns_ips)
 
     # --- the kubelet's provider of built-in containers ---
 
@@ -83,7 +86,7 @@ class DnsComponent:
 
     async def start_in(self, netns: Netns) -> DnsServer:
         """A server in any namespace. Raises KernelError."""
-        server = await DnsServer.start(netns, self.resolve, domain=self._domain)
+        server = await DnsServer.start(netns, self.resolve, domain=self._domain, families=self._families)
         self._servers = [one for one in self._servers if one.is_listening]
         self._servers.append(server)
         return server

@@ -13,7 +13,7 @@ LABELS = {"k8s-app": "kube-dns"}
 
 
 def make_manifests(config: ClusterConfig) -> list[Object]:
-    """The Service at the tenth address of the service network and the Deployment behind it."""
+    """The Service at the tenth address of each service network and the Deployment behind it."""
     return [_service(config), _deployment()]
 
 
@@ -27,7 +27,9 @@ def _service(config: ClusterConfig) -> Object:
             "labels": {**LABELS, "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"},
         },
         "spec": {
-            "clusterIP": config.dns_ip,
+            "clusterIP": config.dns_ips[0],
+            "clusterIPs": list(config.dns_ips),
+            "ipFamilyPolicy": "RequireDualStack" if len(config.families) > 1 else "SingleStack",
             "selector": dict(LABELS),
             "ports": [_port("dns", "UDP"), _port("dns-tcp", "TCP")],
         },

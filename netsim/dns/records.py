@@ -17,7 +17,7 @@ glibc then reports a mistyped Service as "Temporary failure in name resolution",
 last one its search list tries.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Protocol
@@ -102,12 +102,12 @@ class _Target:
     host: str = ""
 
 
-def answer(name: str, record_type: str, view: View, *, domain: str, dns_ip: str) -> Answer:
+def answer(name: str, record_type: str, view: View, *, domain: str, dns_ips: Sequence[str]) -> Answer:
     """The answer to a question for ``name`` (a final dot and upper case do not matter) of ``record_type``."""
     labels = tuple(name.lower().rstrip(".").split(".")) if name.rstrip(".") else ()
     zone = tuple(domain.lower().split("."))
     if labels[-len(zone) :] == zone:
-        return _Zone(view, zone, dns_ip).answer(labels, record_type)
+        return _Zone(view, zone, dns_ips).answer(labels, record_type)
     address = _reverse_address(labels)
     if address is not None:
         return _answer_reverse(labels, address, record_type, view, domain)
@@ -120,11 +120,11 @@ def answer(name: str, record_type: str, view: View, *, domain: str, dns_ip: str)
 class _Zone:
     """The names below the cluster's domain."""
 
-    def __init__(self, view: View, zone: tuple[str, ...], dns_ip: str) -> None:
+    def __init__(self, view: View, zone: tuple[str, ...], dns_ips: Sequence[str]) -> None:
         self.view = view
         self.zone = zone
         self.domain = ".".join(zone)
-        self.dns_ip = dns_ip
+        self.dns_ips = dns_ips
 
     def answer(self, labels: tuple[str, ...], record_type: str) -> Answer:
         answers: list[Record] = []
@@ -153,7 +153,7 @@ class _Zone:
                 record = Record(name, "TXT", SPEC_VERSION, VERSION_TTL_S)
                 return self._records([record] if record_type in ("TXT", "ANY") else [])
             case ("ns", "dns"):
-                return self._addresses(name, [self.dns_ip], record_type)
+                return self._addresses(name, self.dns_ips, record_type)
             case ("svc",) | ("pod",) | ("dns",):
                 return self._nothing()
             case (namespace, "svc" | "pod"):
@@ -166,7 +166,7 @@ class _Zone:
 
     def _apex(self, record_type: str) -> Answer:
         name_server = f"ns.dns.{self.domain}"
-        glue = (Record(name_server, _type_of(self.dns_ip), self.dns_ip),)
+        glue = tuple(Record(name_server, _type_of(address), address) for address in self.dns_ips)
         if record_type == "SOA":
             return Answer(NOERROR, (self._soa(),))
         if record_type == "NS":

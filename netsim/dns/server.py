@@ -149,5 +149,5 @@ def _reply_source(ancillary: list[tuple[int, int, bytes]]) -> list[tuple[int, in
             # struct in_pktinfo: interface, local address, header's destination; replies route freely (interface 0).
             return [(level, kind, struct.pack("=I4s4s", 0, data[4:8], data[4:8]))]
         if (level, kind) == _PKTINFO[socket.AF_INET6]:
-            return [(level, kind, data)]
+            return [(level, kind, data[:16] + b"\0" * 4)]  # struct in6_pktinfo: address, interface
     return []

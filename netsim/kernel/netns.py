@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from netsim.kernel import libc
 from netsim.kernel.libc import CLONE_NEWNET, CLONE_NEWUTS
-from netsim.model.errors import KernelError
+from netsim.model.errors import FeatureMissing, KernelError
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +23,16 @@ T = TypeVar("T")
 
 _CURRENT = "/proc/thread-self/ns/net"
 _UTS = "/proc/thread-self/ns/uts"
-_DISABLE_IPV6 = "/proc/sys/net/ipv6/conf/all/disable_ipv6"
+_IPV6_CONF = "/proc/sys/net/ipv6/conf"
+# `all` sets `default` too (net/ipv6/addrconf.c, addrconf_disable_ipv6), which is what new interfaces start from.
+_IPV6_OFF = {"all/disable_ipv6": b"1"}
+_IPV6_ON = {
+    "all/disable_ipv6": b"0",
+    # Addresses are usable at once: for a second or two after it came up a link would send nothing from addresses that
+    # the kernel still tries for duplicates, of which there are none, since all of them are netsim's.
+    "default/accept_dad": b"0",
+    "default/accept_ra": b"0",  # routes are netsim's, too; nor does a link then ask for routers
+}
 _NS_GET_NSTYPE = 0xB703  # ioctl_ns(2): which kind of namespace a descriptor stands for
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 0x1
@@ -75,9 +84,9 @@ class Netns:
     @classmethod
     def create(cls, name: str, *, ipv6: bool = False) -> "Netns":
         """Make a new namespace with ``lo`` up. ``ipv6`` False switches IPv6 off for every interface it will
-        ever have.
+        ever have; True switches it on, without waiting for duplicate addresses and router advertisements.
 
-        Raises KernelError. Afterwards the calling thread is where it was.
+        Raises KernelError, also where the kernel has no IPv6. Afterwards the calling thread is where it was.
         """
         return cls(name, _make_aside(lambda: _make_netns(ipv6), CLONE_NEWNET, f"cannot make network namespace {name}"))
 
@@ -150,21 +159,39 @@ def make_uts(hostname: str) -> int:
 def _make_netns(ipv6: bool) -> int:
     """Leave the calling thread's namespace for a new one, prepare that, return a descriptor of it."""
     libc.unshare(CLONE_NEWNET)
-    if not ipv6:
-        # Before lo comes up, or ::1 is there. Writing `all` sets `default` too (net/ipv6/addrconf.c,
-        # addrconf_disable_ipv6), and `default` is what new interfaces start from.
-        try:
-            fd = os.open(_DISABLE_IPV6, os.O_WRONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            pass  # a kernel without IPv6
-        else:
-            try:
-                os.write(fd, b"1")
-            finally:
-                os.close(fd)
+    _switch_ipv6(ipv6)  # before lo comes up, or ::1 is there
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", _IFF_UP))
     return os.open(_CURRENT, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def switch_ipv6(ns: Netns, on: bool) -> None:
+    """IPv6 of a namespace that is there already, as `Netns.create` has it; for links it does not have yet.
+
+    Raises FeatureMissing where it is wanted and the kernel has none.
+    """
+    with Entered(ns):
+        try:
+            _switch_ipv6(on)
+        except FileNotFoundError as error:
+            raise FeatureMissing(
+                "ipv6", "the kernel has no IPv6", where=ns.name, hint="boot without ipv6.disable=1, or stay with IPv4"
+            ) from error
+
+
+def _switch_ipv6(on: bool) -> None:
+    """In the calling thread's namespace. Raises OSError."""
+    for name, value in (_IPV6_ON if on else _IPV6_OFF).items():
+        try:
+            fd = os.open(f"{_IPV6_CONF}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            if on:
+                raise
+            return  # a kernel without IPv6
+        try:
+            os.write(fd, value)
+        finally:
+            os.close(fd)
 
 
 def _go_home(home: int, kind: int, name: str) -> None:

@@ -1,8 +1,8 @@
 """Carrying out a network plan (`netsim.ruleset.netplan`): the acting half of the node network.
 
-Links, addresses and sysctls go through pyroute2. Routes, neighbour and forwarding entries, of which a cluster of N
-nodes has N*(N-1), go through the compact encoder in one batch for each namespace: 9,900 routes cost pyroute2 1.6 s of
-encoding and `netsim.kernel.rtnl` 0.1 s.
+Links go through pyroute2. Addresses, routes, neighbour and forwarding entries, of which a cluster of N nodes has
+N*(N-1), go through the compact encoder in one batch for each namespace: 9,900 routes cost pyroute2 1.6 s of encoding
+and `netsim.kernel.rtnl` 0.1 s.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -47,10 +47,10 @@ def _apply_in(netns: Netns, operations: list[Operation], namespaces: Mapping[str
             _apply_each(netns, group, namespaces)
 
 
-_BATCHED = (Route, Neighbour, ForwardingEntry)
+_BATCHED = (Address, Route, Neighbour, ForwardingEntry)
 
 
-def _apply_batch(netns: Netns, operations: Iterable[Route | Neighbour | ForwardingEntry]) -> None:
+def _apply_batch(netns: Netns, operations: Iterable[Address | Route | Neighbour | ForwardingEntry]) -> None:
     with rtnl.Rtnl(netns) as channel:
         index = {link.name: link.ifindex for link in channel.links()}
         messages = []
@@ -65,6 +65,8 @@ def _apply_batch(netns: Netns, operations: Iterable[Route | Neighbour | Forwardi
                         replace=True,
                     )
                 )
+            elif isinstance(operation, Address):
+                messages.append(rtnl.new_address(operation.address, index[operation.link]))
             elif isinstance(operation, Neighbour):
                 messages.append(rtnl.new_neighbour(operation.address, operation.mac, index[operation.link]))
             else:
@@ -124,16 +126,11 @@ def _vxlan(ipr: IPRoute, _netns: Netns, vxlan: Vxlan, _namespaces: Mapping[str, 
         mtu=vxlan.mtu,
         vxlan_id=vxlan.vni,
         vxlan_port=vxlan.port,
-        vxlan_local=vxlan.local,
+        **{"vxlan_local6" if ":" in vxlan.local else "vxlan_local": vxlan.local},
         vxlan_link=_index(ipr, vxlan.link),
         vxlan_learning=False,
         state="up",
     )
-
-
-def _address(ipr: IPRoute, _netns: Netns, address: Address, _namespaces: Mapping[str, Netns]) -> None:
-    ip, _, prefix_length = address.address.partition("/")
-    ipr.addr("add", index=_index(ipr, address.link), address=ip, prefixlen=int(prefix_length))
 
 
 def _sysctl(_ipr: IPRoute, netns: Netns, sysctl: Sysctl, _namespaces: Mapping[str, Netns]) -> None:
@@ -149,7 +146,6 @@ _APPLY: dict[type, Callable[..., Any]] = {
     Veth: _veth,
     Up: _up,
     Vxlan: _vxlan,
-    Address: _address,
     Sysctl: _sysctl,
     NftRules: _nft_rules,
 }

@@ -12,9 +12,11 @@ from netsim.model.config import ClusterConfig
 from netsim.model.names import POD_BRIDGE
 
 OWN_TYPE = "netsim-cni"
-VXLAN_OVERHEAD_BYTES = 50  # outer IPv4 20 + UDP 8 + VXLAN 8 + inner Ethernet 14
-# Stands for the node's share of the pod network in a conflist, as in Calico's host-local configurations.
+# Stand for the node's share of the pod network in a conflist, as in Calico's host-local configurations: of the primary
+# family, and of IPv6.
 USE_POD_CIDR = "usePodCidr"
+USE_POD_CIDR_IPV6 = "usePodCidrIPv6"
+_DEFAULT = {4: "0.0.0.0/0", 6: "::/0"}
 _IPAM_WITH_SUBNET = ("host-local", OWN_TYPE, "")
 
 
@@ -83,19 +85,19 @@ def _parse_flag(document: Mapping[str, Any], key: str) -> bool:
     raise CniError(INVALID_CONFIG, f"error parsing configuration list: invalid {key} value {value!r}")
 
 
-def plan_network(config: ClusterConfig, pod_cidr: str, data_dir: str) -> NetworkList:
+def plan_network(config: ClusterConfig, pod_cidrs: Sequence[str], data_dir: str) -> NetworkList:
     """The network list of one node: the cluster's own conflist, or netsim's.
 
-    Nodes of a cluster share one file system, so each gets its own ``dataDir``; a list written for every node leaves
-    ``subnet`` out or says ``usePodCidr``, and gets the node's share of the pod network.
+    Nodes of a cluster share one file system, so each gets its own ``dataDir``. A list written for every node leaves
+    ``subnet`` and ``ranges`` out, and gets the node's shares of all pod networks, or says ``usePodCidr`` or
+    ``usePodCidrIPv6`` where a subnet is wanted, and gets that share.
     """
     parsed = parse_conflist(config.cni if config.cni is not None else _own_conflist(config))
-    plugins = tuple(_localise(plugin, pod_cidr, data_dir) for plugin in parsed.plugins)
+    plugins = tuple(_localise(plugin, pod_cidrs, data_dir) for plugin in parsed.plugins)
     return NetworkList(parsed.name, parsed.cni_version, plugins, parsed.disable_check, parsed.disable_gc)
 
 
 def _own_conflist(config: ClusterConfig) -> Mapping[str, Any]:
-    mtu = config.mtu - (VXLAN_OVERHEAD_BYTES if config.pod_network == "vxlan" else 0)
     return {
         "cniVersion": NEWEST_VERSION,
         "name": "netsim",
@@ -107,25 +109,46 @@ def _own_conflist(config: ClusterConfig) -> Mapping[str, Any]:
                 "hairpinMode": True,
                 "staticNeighbours": True,
                 "ipMasq": False,  # the node masquerades what leaves the cluster
-                "mtu": mtu,
+                "mtu": config.pod_mtu,
                 "capabilities": {"portMappings": True, "bandwidth": True, "ips": True, "mac": True},
-                "ipam": {"type": "host-local", "subnet": USE_POD_CIDR, "routes": [{"dst": "0.0.0.0/0"}]},
+                "ipam": {"type": "host-local", "routes": [{"dst": _DEFAULT[family]} for family in config.families]},
             }
         ],
     }
 
 
-def _localise(plugin: Mapping[str, Any], pod_cidr: str, data_dir: str) -> Mapping[str, Any]:
+def _localise(plugin: Mapping[str, Any], pod_cidrs: Sequence[str], data_dir: str) -> Mapping[str, Any]:
     ipam = plugin.get("ipam")
     if not isinstance(ipam, Mapping) or ipam.get("type", "") not in _IPAM_WITH_SUBNET or not ipam:
         return plugin
     local = dict(ipam)
-    if not local.get("ranges") and local.get("subnet", USE_POD_CIDR) == USE_POD_CIDR:
-        if not pod_cidr:
-            raise CniError(INVALID_CONFIG, "the node has no pod CIDR yet")
-        local["subnet"] = pod_cidr
+    if "subnet" in local:
+        local["subnet"] = _choose_cidr(local["subnet"], pod_cidrs)
+    elif ranges := local.get("ranges"):
+        local["ranges"] = [[_localise_range(one, pod_cidrs) for one in group] for group in ranges]
+    elif pod_cidrs:
+        local["ranges"] = [[{"subnet": cidr}] for cidr in pod_cidrs]
+    else:
+        raise CniError(INVALID_CONFIG, "the node has no pod CIDR yet")
     local.setdefault("dataDir", data_dir)
     return {**plugin, "ipam": local}
+
+
+def _localise_range(body: Mapping[str, Any], pod_cidrs: Sequence[str]) -> Mapping[str, Any]:
+    return {**body, "subnet": _choose_cidr(body["subnet"], pod_cidrs)} if "subnet" in body else body
+
+
+def _choose_cidr(subnet: Any, pod_cidrs: Sequence[str]) -> Any:
+    """What a subnet of a conflist means on this node. Raises CniError where it has no such share."""
+    if subnet == USE_POD_CIDR:
+        found = next(iter(pod_cidrs), None)
+    elif subnet == USE_POD_CIDR_IPV6:
+        found = next((cidr for cidr in pod_cidrs if ":" in cidr), None)
+    else:
+        return subnet
+    if found is None:
+        raise CniError(INVALID_CONFIG, f"{subnet}: the node has no such pod CIDR")
+    return found
 
 
 def plan_capabilities(pod: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from netsim.model.clock import Clock
 from netsim.model.config import ClusterConfig
 from netsim.model.errors import ApiError, not_found
 from netsim.model.kinds import CONFIG_MAP, NODE, POD, SERVICE
-from netsim.model.objects import Key, Object, key_of, pod_node, uid_of
+from netsim.model.objects import Key, Object, key_of, node_cidrs, pod_node, uid_of
 
 __all__ = ["BuiltinContext", "BuiltinProvider", "BuiltinServer", "KubeletComponent", "NodeRuntime"]
 
@@ -59,9 +59,8 @@ class KubeletComponent:
         publish: Callable[[str, Netns | None], None],
         providers: Sequence[BuiltinProvider] = (),
     ) -> None:
-        plan_network(
-            config, str(config.pod_cidr), ""
-        )  # a wrong conflist is told now, not by nodes that never get ready
+        # A wrong conflist is told now, not by nodes that never get ready.
+        plan_network(config, [str(network) for network in config.pod_cidrs], "")
         self._pods = informers.of(POD)
         self._nodes_informer = informers.of(NODE)
         config_maps, services = informers.of(CONFIG_MAP), informers.of(SERVICE)
@@ -118,10 +117,9 @@ class KubeletComponent:
         Raises CniError when the node has no pod CIDR yet.
         """
         known = self._nodes[node]
-        obj = self._nodes_informer.get(None, node) or {}
-        pod_cidr = str((obj.get("spec") or {}).get("podCIDR") or "")
+        pod_cidrs = node_cidrs(self._nodes_informer.get(None, node) or {})
         data_dir = self._tools.state_dir / "cni" / node
-        known.network = plan_network(self._tools.config, pod_cidr, str(data_dir))
+        known.network = plan_network(self._tools.config, pod_cidrs, str(data_dir))
         waiting, known.waiting = known.waiting, []
         for wake in waiting:
             wake()

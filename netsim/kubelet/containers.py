@@ -15,6 +15,7 @@ from netsim.kubelet.builtin.agnhost import BuiltinPlan, Listen
 from netsim.kubelet.responder import Responder, Watcher
 from netsim.model.clock import Clock
 from netsim.model.errors import KernelError
+from netsim.model.networks import Families
 from netsim.model.objects import Object
 
 BACKLOG = 4096  # capped by the namespace's net.core.somaxconn
@@ -61,15 +62,19 @@ class BuiltinProvider(Protocol):
         ...
 
 
-def open_listeners(netns: Netns, listens: Sequence[Listen], family: int = socket.AF_INET) -> list[socket.socket]:
-    """Sockets in ``netns`` that accept from now on. Raises KernelError, naming the port, with none left open."""
+def open_listeners(netns: Netns, listens: Sequence[Listen], families: Families = (4,)) -> list[socket.socket]:
+    """Sockets in ``netns`` that accept from now on. Raises KernelError, naming the port, with none left open.
+
+    With IPv6 among ``families`` one socket serves both, as Go's listeners do; without it, not even the kernel need
+    have IPv6.
+    """
     opened: list[socket.socket] = []
     if not listens:
         return opened
     with netns.entered():
         for listen in listens:
             try:
-                opened.append(_open_listener(listen, family))
+                opened.append(_open_listener(listen, families))
             except (OSError, KernelError) as error:
                 for sock in opened:
                     sock.close()
@@ -85,17 +90,20 @@ def open_listeners(netns: Netns, listens: Sequence[Listen], family: int = socket
     return opened
 
 
-def _open_listener(listen: Listen, family: int) -> socket.socket:
+def _open_listener(listen: Listen, families: Families) -> socket.socket:
     if listen.protocol not in ("TCP", "UDP"):
         raise KernelError(f"listen {listen.protocol.lower()} :{listen.port}: protocol not supported")
-    any_address = "::" if family == socket.AF_INET6 else "0.0.0.0"
+    address = listen.address or ("::" if 6 in families else "0.0.0.0")
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     kind = socket.SOCK_STREAM if listen.protocol == "TCP" else socket.SOCK_DGRAM
     sock = socket.socket(family, kind)
     try:
         sock.setblocking(False)
         if kind == socket.SOCK_STREAM:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Go's and every server's listeners
-        sock.bind((listen.address or any_address, listen.port))
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind((address, listen.port))
         if kind == socket.SOCK_STREAM:
             sock.listen(BACKLOG)
     except BaseException:
@@ -107,9 +115,18 @@ def _open_listener(listen: Listen, family: int) -> socket.socket:
 class BuiltinContainer:
     """Served by the responder, or by nobody when it listens on nothing (pause)."""
 
-    __slots__ = ("_clock", "_exited", "_name", "_over", "_plan", "_responder", "_served", "_task")
+    __slots__ = ("_clock", "_exited", "_families", "_name", "_over", "_plan", "_responder", "_served", "_task")
 
-    def __init__(self, name: str, plan: BuiltinPlan, responder: Responder, clock: Clock, exited: Exited) -> None:
+    def __init__(
+        self,
+        name: str,
+        plan: BuiltinPlan,
+        responder: Responder,
+        clock: Clock,
+        exited: Exited,
+        families: Families = (4,),
+    ) -> None:
+        self._families = families
         self._name = name
         self._plan = plan
         self._responder = responder
@@ -128,7 +145,7 @@ class BuiltinContainer:
         shell: Callable[[str], Awaitable[tuple[str, str]]],
     ) -> None:
         """Open the sockets and hand them over. Raises KernelError (a port is taken), ResponderGone."""
-        sockets = open_listeners(netns, self._plan.listens)
+        sockets = open_listeners(netns, self._plan.listens, self._families)
         if not sockets and not self._plan.netns:
             return
         watcher = Watcher(self._end, logged, shell)

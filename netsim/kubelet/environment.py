@@ -21,7 +21,7 @@ class PodFacts:
     """What the downward API can say that is not in the pod object yet."""
 
     pod_ips: tuple[str, ...] = ()
-    host_ip: str = ""
+    host_ips: tuple[str, ...] = ()
     config_maps: ConfigMaps = field(default=lambda name: None)
     service_variables: Mapping[str, str] = field(default_factory=dict)
 
@@ -133,8 +133,8 @@ def read_field(pod: Mapping[str, Any], path: str, facts: PodFacts) -> str:
         "spec.serviceAccountName": spec.get("serviceAccountName", "default"),
         "status.podIP": facts.pod_ips[0] if facts.pod_ips else "",
         "status.podIPs": ",".join(facts.pod_ips),
-        "status.hostIP": facts.host_ip,
-        "status.hostIPs": facts.host_ip,
+        "status.hostIP": facts.host_ips[0] if facts.host_ips else "",
+        "status.hostIPs": ",".join(facts.host_ips),
     }
     if path in simple:
         return str(simple[path] or "")

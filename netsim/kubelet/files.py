@@ -59,7 +59,7 @@ def plan_resolver(pod: Mapping[str, Any], config: ClusterConfig, machine: Resolv
         domain = config.dns_domain
         searches = (f"{pod['metadata']['namespace']}.svc.{domain}", f"svc.{domain}", domain)
         extra = tuple(search for search in machine.searches if search not in searches)
-        base = Resolver((config.dns_ip,), searches + extra, ("ndots:5",))
+        base = Resolver(config.dns_ips, searches + extra, ("ndots:5",))
     return _merge_dns_config(base, spec.get("dnsConfig") or {})
 
 

@@ -26,6 +26,7 @@ from netsim.kubelet.state import PodState
 from netsim.kubelet.tools import KubeletNode, Tools
 from netsim.kubelet.volumes import apply_volumes, plan_mounts, plan_volumes, remove_folder
 from netsim.model.errors import KernelError, NetsimError
+from netsim.model.networks import Families
 from netsim.model.objects import Object
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -102,7 +103,8 @@ class Launcher:
         logged: Logged,
     ) -> Running:
         plan = _plan_builtin(container, choice, variables)
-        running = BuiltinContainer(container_id, plan, self._tools.responder, self._tools.clock, exited)
+        families = self._tools.config.families
+        running = BuiltinContainer(container_id, plan, self._tools.responder, self._tools.clock, exited, families)
         metadata = self._pod["metadata"]
         who = {
             "pod": metadata["name"],
@@ -115,7 +117,7 @@ class Launcher:
         options = dict(plan.options)
         if plan.kind == "netexec":
             resolver = self._plan_resolver()
-            options["resolver"] = _resolver_options(resolver)
+            options["resolver"] = _resolver_options(resolver, families)
             options["uploads"] = os.fspath(self._tools.pod_folder(self._pod) / f"uploads-{container['name']}")
         elif plan.kind == "test-webserver":
             options["mounts"] = [(bind.target, bind.source) for bind in self._make_files(container)]
@@ -277,6 +279,11 @@ def _plan_builtin(container: Mapping[str, Any], choice: Choice, variables: Mappi
     return plan_responder(choice.kind, container, choice.name)
 
 
-def _resolver_options(resolver: Resolver) -> dict[str, Any]:
+def _resolver_options(resolver: Resolver, families: Families) -> dict[str, Any]:
     ndots = next((o.partition(":")[2] for o in resolver.options if o.startswith("ndots:")), "1")
-    return {"nameservers": resolver.nameservers, "searches": resolver.searches, "ndots": int(ndots or 1)}
+    return {
+        "nameservers": resolver.nameservers,
+        "searches": resolver.searches,
+        "ndots": int(ndots or 1),
+        "families": families,
+    }

@@ -18,11 +18,11 @@ NETWORK_NOT_READY = "container runtime network not ready: the pod network of thi
 
 @dataclass(frozen=True, slots=True)
 class NodeRuntime:
-    """One node as the kubelet is given it. ``address`` is its InternalIP."""
+    """One node as the kubelet is given it. ``addresses`` are its InternalIPs, the primary family's first."""
 
     name: str
     netns: Netns
-    address: str
+    addresses: tuple[str, ...]
     labels: Mapping[str, str] = field(default_factory=dict)
     taints: Sequence[Mapping[str, str]] = ()
     max_pods: int = 110
@@ -84,7 +84,7 @@ def plan_node_status(node: NodeRuntime, machine: Machine, wall_s: float, *, read
     }
     return {
         "addresses": [
-            {"type": "InternalIP", "address": node.address},
+            *({"type": "InternalIP", "address": address} for address in node.addresses),
             {"type": "Hostname", "address": node.name},
         ],
         "capacity": resources,

@@ -46,11 +46,16 @@ class PodState:
     sandbox_backoff_s: float = 0.0
     sandbox_retry_at_s: float = 0.0
     pod_ips: tuple[str, ...] = ()
-    host_ip: str = ""
+    host_ips: tuple[str, ...] = ()
     start_wall_s: float = 0.0
     containers: dict[str, ContainerRecord] = field(default_factory=dict)
     removed: bool = False  # no longer in the API: tear down at once
     deleted: bool = False  # the final API delete is done
+
+    @property
+    def host_ip(self) -> str:
+        """The primary one, "" where there is none."""
+        return self.host_ips[0] if self.host_ips else ""
 
     def record(self, name: str) -> ContainerRecord:
         found = self.containers.get(name)

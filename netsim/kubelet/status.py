@@ -148,7 +148,7 @@ def render_status(pod: Mapping[str, Any], state: PodState, wall_s: float) -> dic
         "phase": phase,
         "conditions": render_conditions(pod, state, phase, wall_s),
         "hostIP": state.host_ip,
-        "hostIPs": [{"ip": state.host_ip}],
+        "hostIPs": [{"ip": ip} for ip in state.host_ips],
         "startTime": render_time(state.start_wall_s),
         "containerStatuses": [
             render_container(pod, container, policy, state.record(container["name"]), dying)

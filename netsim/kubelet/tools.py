@@ -65,7 +65,7 @@ class Tools:
             links = pod["spec"].get("enableServiceLinks", True) is not False
             own = self.services.by_index(SERVICES_BY_NAMESPACE, namespace) if links else ()
             variables = plan_service_variables(own, self.services.get("default", "kubernetes"), links)
-        return PodFacts(state.pod_ips, state.host_ip, lambda name: self.config_maps.get(namespace, name), variables)
+        return PodFacts(state.pod_ips, state.host_ips, lambda name: self.config_maps.get(namespace, name), variables)
 
     def pod_folder(self, pod: Mapping[str, Any]) -> Path:
         """Where a pod's files are: volumes, /etc/hosts and kin."""

@@ -53,7 +53,7 @@ class PodWorker:
         """``report(worker, busy)`` is called when the worker becomes busy or idle."""
         self.pod = pod
         self.node = node
-        self.state = PodState(host_ip=node.runtime.address)
+        self.state = PodState(host_ips=node.runtime.addresses)
         self.finished = asyncio.Event()
         self._tools = tools
         self._after = after
@@ -183,12 +183,14 @@ class PodWorker:
     async def _make_sandbox(self) -> None:
         node = self.node
         if self.pod["spec"].get("hostNetwork"):
-            sandbox = Sandbox(node.runtime.netns, (node.runtime.address,))
+            sandbox = Sandbox(node.runtime.netns, node.runtime.addresses)
         else:
             if node.network is None:
                 raise KernelError("the pod network of the node is gone", where=node.runtime.name)
             self._attempts += 1
-            sandbox = await make_sandbox(self._tools.cni, node.runtime.netns, node.network, self.pod, self._attempts)
+            sandbox = await make_sandbox(
+                self._tools.cni, node.runtime.netns, node.network, self.pod, self._attempts, self._tools.config.families
+            )
         self.containers.sandbox = sandbox
         self.state.pod_ips = sandbox.ips
         self._tools.publish(pod_namespace(*self.key), sandbox.netns)

@@ -5,8 +5,8 @@ Source: kubernetes ``pkg/controller/nodeipam/ipam/cidrset/cidr_set.go``.
 
 from ipaddress import ip_network
 
-from netsim.model.config import Network
 from netsim.model.errors import NetsimError
+from netsim.model.networks import Network
 
 
 class CidrsExhausted(NetsimError):

@@ -3,18 +3,30 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network, ip_network
 from itertools import combinations
 from typing import Any
 
 from netsim.model.errors import InputError
 from netsim.model.names import RESERVED_NAMESPACES
-
-Network = IPv4Network | IPv6Network
+from netsim.model.networks import (
+    DEFAULT_MASKS,
+    DEFAULTS,
+    Families,
+    Network,
+    Networks,
+    choose_families,
+    complete_networks,
+    families_of,
+    name_families,
+    parse_masks,
+    parse_networks,
+)
 
 PROXY_MODES = ("iptables", "ipvs")
 POD_NETWORKS = ("routes", "vxlan")
 MAX_NODES = 1000  # a bridge has 1,023 ports (BR_MAX_PORTS, net/bridge/br_private.h); the fabric is one bridge
+MIN_MTU_BYTES = {4: 576, 6: 1280}  # RFC 791, RFC 8200; below that the kernel switches the family off on a link
+VXLAN_OVERHEAD_BYTES = {4: 50, 6: 70}  # outer IP 20 or 40 + UDP 8 + VXLAN 8 + inner Ethernet 14
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # RFC 1123
 
 
@@ -36,25 +48,57 @@ class ClusterConfig:
     nodes: tuple[NodeConfig, ...] = ()
     proxy_mode: str = "iptables"
     pod_network: str = "routes"
-    node_cidr: Network = IPv4Network("172.18.0.0/16")
-    pod_cidr: Network = IPv4Network("10.244.0.0/16")
-    pod_cidr_mask: int = 24  # prefix length of each node's share of pod_cidr
-    service_cidr: Network = IPv4Network("10.96.0.0/12")
-    external_cidr: Network = IPv4Network("203.0.113.0/24")
+    # One network for each address family, the primary family first; the same families in all four.
+    node_cidrs: Networks = (DEFAULTS["nodeCIDR"][4],)
+    pod_cidrs: Networks = (DEFAULTS["podCIDR"][4],)
+    pod_cidr_masks: tuple[int, ...] = (24,)  # prefix lengths of each node's shares of pod_cidrs
+    service_cidrs: Networks = (DEFAULTS["serviceCIDR"][4],)
+    external_cidrs: Networks = (DEFAULTS["externalCIDR"][4],)
     dns_domain: str = "cluster.local"
-    dns: bool = True  # run cluster DNS at service_cidr's tenth address
+    dns: bool = True  # run cluster DNS at the tenth address of each service network
     node_port_range: tuple[int, int] = (30000, 32767)  # both ends included
     mtu: int = 1500
     cni: Mapping[str, Any] | None = None  # a CNI conflist; None is netsim's own
 
     @property
-    def dns_ip(self) -> str:
-        return str(self.service_cidr[10])
+    def families(self) -> Families:
+        """4 and 6, as far as the cluster has them, the primary one first."""
+        return families_of(self.pod_cidrs)
+
+    @property
+    def ip_family(self) -> str:
+        """``ipv4``, ``ipv6`` or ``dual``."""
+        return name_families(self.families)
+
+    @property
+    def dns_ips(self) -> tuple[str, ...]:
+        """The addresses of cluster DNS, one for each family."""
+        return tuple(str(network[10]) for network in self.service_cidrs)
 
     @property
     def api_service_ip(self) -> str:
-        """The address of default/kubernetes: the service network's first."""
-        return str(self.service_cidr[1])
+        """The address of default/kubernetes, which has one family as upstream: the primary service network's first."""
+        return str(self.service_cidrs[0][1])
+
+    @property
+    def pod_cidr(self) -> Network:
+        """The primary pod network."""
+        return self.pod_cidrs[0]
+
+    @property
+    def service_cidr(self) -> Network:
+        """The primary service network."""
+        return self.service_cidrs[0]
+
+    @property
+    def vxlan_family(self) -> int:
+        """The family that carries pods' packets in VXLAN: IPv4 where there is IPv4, for its smaller header."""
+        return min(self.families)
+
+    @property
+    def pod_mtu(self) -> int:
+        """The MTU of pods' eth0: the fabric's, less VXLAN's headers where packets are wrapped."""
+        return self.mtu - (VXLAN_OVERHEAD_BYTES[self.vxlan_family] if self.pod_network == "vxlan" else 0)
 
 
 def make_nodes(count: int) -> tuple[NodeConfig, ...]:
@@ -64,22 +108,21 @@ def make_nodes(count: int) -> tuple[NodeConfig, ...]:
 
 # The topology file's keys and the fields they set. Unknown keys are errors.
 _NETWORKS = {
-    "nodeCIDR": "node_cidr",
-    "podCIDR": "pod_cidr",
-    "serviceCIDR": "service_cidr",
-    "externalCIDR": "external_cidr",
+    "nodeCIDR": "node_cidrs",
+    "podCIDR": "pod_cidrs",
+    "serviceCIDR": "service_cidrs",
+    "externalCIDR": "external_cidrs",
 }
 _PLAIN: dict[str, tuple[str, type]] = {
     "name": ("name", str),
     "proxyMode": ("proxy_mode", str),
     "podNetwork": ("pod_network", str),
-    "podCIDRMask": ("pod_cidr_mask", int),
     "dnsDomain": ("dns_domain", str),
     "dns": ("dns", bool),
     "mtu": ("mtu", int),
     "cni": ("cni", dict),
 }
-CONFIG_KEYS = (*_PLAIN, *_NETWORKS, "nodes", "nodePortRange")
+CONFIG_KEYS = (*_PLAIN, "ipFamily", *_NETWORKS, "podCIDRMask", "nodes", "nodePortRange")
 
 
 def parse_config(document: Mapping[str, Any], where: str = "") -> ClusterConfig:
@@ -87,11 +130,11 @@ def parse_config(document: Mapping[str, Any], where: str = "") -> ClusterConfig:
 
     Raises InputError naming the field.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = _parse_addresses(document, where)
     for key, value in document.items():
-        if key in _NETWORKS:
-            values[_NETWORKS[key]] = _parse_network(key, value, where)
-        elif key in _PLAIN:
+        if key in ("ipFamily", "podCIDRMask", *_NETWORKS):
+            continue
+        if key in _PLAIN:
             name, wanted = _PLAIN[key]
             if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
                 raise InputError(f"{key}: must be {wanted.__name__}, not {value!r}", where=where)
@@ -103,6 +146,21 @@ def parse_config(document: Mapping[str, Any], where: str = "") -> ClusterConfig:
         else:
             raise InputError(f'unknown field "{key}"', where=where, hint=f"known fields: {', '.join(CONFIG_KEYS)}")
     return check_config(ClusterConfig(**values), where)
+
+
+def _parse_addresses(document: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The keys that belong together: ipFamily, the networks, and nodes' shares of the pod networks."""
+    asked = document.get("ipFamily")
+    given = {key: parse_networks(key, document[key], where) for key in _NETWORKS if key in document}
+    families = choose_families(None if asked is None else str(asked), given, where)
+    values: dict[str, Any] = {
+        name: complete_networks(key, given.get(key, ()), families) for key, name in _NETWORKS.items()
+    }
+    if "podCIDRMask" in document:
+        values["pod_cidr_masks"] = parse_masks("podCIDRMask", document["podCIDRMask"], families, where)
+    else:
+        values["pod_cidr_masks"] = tuple(DEFAULT_MASKS[family] for family in families)
+    return values
 
 
 def check_config(config: ClusterConfig, where: str = "") -> ClusterConfig:
@@ -117,8 +175,11 @@ def check_config(config: ClusterConfig, where: str = "") -> ClusterConfig:
         raise fail(f'proxyMode: "{config.proxy_mode}" is not one of {", ".join(PROXY_MODES)}')
     if config.pod_network not in POD_NETWORKS:
         raise fail(f'podNetwork: "{config.pod_network}" is not one of {", ".join(POD_NETWORKS)}')
-    if not 576 <= config.mtu <= 65535:
-        raise fail(f"mtu: {config.mtu} is not in 576-65535")
+    if not MIN_MTU_BYTES[4] <= config.mtu <= 65535:
+        raise fail(f"mtu: {config.mtu} is not in {MIN_MTU_BYTES[4]}-65535")
+    least = max(MIN_MTU_BYTES[family] for family in config.families)
+    if config.pod_mtu < least:
+        raise fail(f"mtu: {config.mtu} leaves pods {config.pod_mtu} bytes; {config.ip_family} needs {least}")
     _check_nodes(config, fail)
     _check_networks(config, fail)
     return config
@@ -139,35 +200,32 @@ def _check_nodes(config: ClusterConfig, fail: Any) -> None:
 
 
 def _check_networks(config: ClusterConfig, fail: Any) -> None:
-    networks = {key: getattr(config, name) for key, name in _NETWORKS.items()}
-    for (key_a, a), (key_b, b) in combinations(networks.items(), 2):
+    networks = [(key, network) for key, name in _NETWORKS.items() for network in getattr(config, name)]
+    for (key_a, a), (key_b, b) in combinations(networks, 2):
         if a.version == b.version and a.overlaps(b):
             raise fail(f"{key_b}: {b} overlaps {key_a} {a}", "choose networks that do not share an address")
-    if not config.pod_cidr.prefixlen <= config.pod_cidr_mask <= config.pod_cidr.max_prefixlen - 2:
-        raise fail(f"podCIDRMask: /{config.pod_cidr_mask} does not fit into podCIDR {config.pod_cidr}")
-    shares = 1 << (config.pod_cidr_mask - config.pod_cidr.prefixlen)
-    if shares < len(config.nodes):
+    for network, mask in zip(config.pod_cidrs, config.pod_cidr_masks, strict=True):
+        _check_shares(network, mask, len(config.nodes), fail)
+    for key, least, words in (
+        ("nodeCIDR", len(config.nodes) + 3, f"for {len(config.nodes)} nodes and the router"),
+        ("serviceCIDR", 16, ""),
+        ("externalCIDR", 4, ""),
+    ):
+        for network in getattr(config, _NETWORKS[key]):
+            if network.num_addresses < least:
+                length = network.max_prefixlen - (least - 1).bit_length()
+                raise fail(f"{key}: {network} is too small {words}".rstrip(), f"a /{length} at least")
+
+
+def _check_shares(network: Network, mask: int, nodes: int, fail: Any) -> None:
+    if not network.prefixlen <= mask <= network.max_prefixlen - 2:
+        raise fail(f"podCIDRMask: /{mask} does not fit into podCIDR {network}")
+    shares = 1 << (mask - network.prefixlen)
+    if shares < nodes:
         raise fail(
-            f"podCIDR: {config.pod_cidr} has room for {shares} nodes with a /{config.pod_cidr_mask} each, "
-            f"{len(config.nodes)} are asked for",
+            f"podCIDR: {network} has room for {shares} nodes with a /{mask} each, {nodes} are asked for",
             "give a larger podCIDR or a longer podCIDRMask",
         )
-    if config.node_cidr.num_addresses - 3 < len(config.nodes):
-        raise fail(f"nodeCIDR: {config.node_cidr} is too small for {len(config.nodes)} nodes and the router")
-    if config.service_cidr.num_addresses < 16:
-        raise fail(f"serviceCIDR: {config.service_cidr} is too small", "a /28 at least")
-    if config.external_cidr.num_addresses < 4:
-        raise fail(f"externalCIDR: {config.external_cidr} is too small", "a /30 at least")
-
-
-def _parse_network(key: str, value: Any, where: str) -> Network:
-    try:
-        network = ip_network(str(value))
-    except ValueError as error:
-        raise InputError(f"{key}: {error}", where=where) from error
-    if network.version != 4:
-        raise InputError(f"{key}: {value} is IPv6; only IPv4 networks are supported", where=where)
-    return network
 
 
 def _parse_nodes(value: Any, where: str) -> tuple[NodeConfig, ...]:

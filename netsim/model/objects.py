@@ -185,6 +185,15 @@ def with_condition(conditions: Iterable[Object], new: Object) -> list[Object]:
     return merged
 
 
+# --- nodes ----------------------------------------------------------------------------------------
+
+
+def node_cidrs(node: Mapping[str, Any]) -> tuple[str, ...]:
+    """A node's shares of the pod networks: ``spec.podCIDRs``, or the older ``spec.podCIDR`` alone."""
+    spec: Mapping[str, Any] = node.get("spec") or {}
+    return tuple(spec.get("podCIDRs") or filter(None, (spec.get("podCIDR"),)))
+
+
 # --- pods -----------------------------------------------------------------------------------------
 
 

@@ -14,9 +14,9 @@ Fixtures:
     netsim_clusters   the session's pool (netsim.testing.pool.ClusterPool), for fixtures of wider scope
 
 The marker may stand on a function, a class or a module; its options are those of ``netsim.up``: nodes (default 3),
-proxy_mode, pod_network, config; ``manifests`` (files, relative to the test's own, or objects); and ``fresh=True`` for
-a cluster that no other test sees. Clusters come down at the end of the session, or with the test process, however it
-ends.
+proxy_mode, pod_network, ip_family, config; ``manifests`` (files, relative to the test's own, or objects); and
+``fresh=True`` for a cluster that no other test sees. Clusters come down at the end of the session, or with the test
+process, however it ends.
 
 When a test fails, the report gets the rules with counters, routes, neighbours and connections of its clusters' nodes.
 """
@@ -45,7 +45,7 @@ DUMP_MAX_CHARACTERS = 200_000
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
-        "netsim(nodes=3, proxy_mode=..., pod_network=..., config=..., manifests=[...], fresh=False): "
+        "netsim(nodes=3, proxy_mode=..., pod_network=..., ip_family=..., config=..., manifests=[...], fresh=False): "
         "the cluster that the fixtures 'cluster' and 'namespace' give this test",
     )
 
@@ -65,7 +65,7 @@ def netsim_options(request: pytest.FixtureRequest) -> dict[str, Any]:
         if marker.args:
             raise pytest.UsageError("@pytest.mark.netsim takes named options only")
         options.update(marker.kwargs)
-    known = {"nodes", "proxy_mode", "pod_network", "config", "manifests", "fresh"}
+    known = {"nodes", "proxy_mode", "pod_network", "ip_family", "config", "manifests", "fresh"}
     unknown = sorted(set(options) - known)
     if unknown:
         raise pytest.UsageError(

@@ -39,6 +39,7 @@ from netsim.apiserver.strategies.service_validation import (
 from netsim.model.config import ClusterConfig
 from netsim.model.errors import ApiError
 from netsim.model.kinds import Kind
+from netsim.model.networks import FAMILY_NAMES
 
 _TAKEN_IP = "provided IP is already allocated"
 _TAKEN_PORT = "provided port is already allocated"
@@ -76,7 +77,7 @@ class ServiceStrategy(Strategy):
 
     def __init__(self, kind: Kind, config: ClusterConfig) -> None:
         super().__init__(kind)
-        self._networks = {f"IPv{network.version}": network for network in (config.service_cidr,)}
+        self._networks = {FAMILY_NAMES[network.version]: network for network in config.service_cidrs}
         self._families = list(self._networks)
         self._ips = {family: make_address_allocator(network) for family, network in self._networks.items()}
         self._port_range = config.node_port_range

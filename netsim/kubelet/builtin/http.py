@@ -9,13 +9,18 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
 LINE_MAX_BYTES = 64 * 1024
 BODY_MAX_BYTES = 16 * 1024 * 1024
 _REQUEST_LINE = re.compile(rb"([A-Z]+) (\S+) HTTP/1\.([01])\r?")
 Address = tuple[str, int]
+
+
+def read_address(address: tuple[str, int, *tuple[Any, ...]]) -> Address:
+    """Host and port of a socket address; IPv4 as itself on a socket that serves both families (RFC 4291 2.5.5.2)."""
+    return address[0].removeprefix("::ffff:"), address[1]
 
 
 def render_address(address: Address) -> str:
@@ -164,8 +169,8 @@ class Connection(asyncio.Protocol):
         if not isinstance(transport, asyncio.Transport):
             return
         self._transport = transport
-        self._client = transport.get_extra_info("peername")[:2]
-        self._local = transport.get_extra_info("sockname")[:2]
+        self._client = read_address(transport.get_extra_info("peername"))
+        self._local = read_address(transport.get_extra_info("sockname"))
         greeting = self._handler.greet(self._client)
         if greeting is not None:
             transport.write(greeting)

@@ -14,24 +14,26 @@ from typing import Any
 TRY_S = 1.0
 TRIES = 2
 TYPE_A, TYPE_AAAA = 1, 28
+TYPES = {4: TYPE_A, 6: TYPE_AAAA}
 
 
 class Resolver:
-    """Looks names up as a pod does. options: nameservers, searches, ndots, hosts (name to address), families."""
+    """Looks names up as a pod does. options: nameservers, searches, ndots, hosts (name to address), and families
+    (4, 6) in the order in which addresses are asked for."""
 
     def __init__(self, options: Mapping[str, Any], open_socket: Callable[[int, int], socket.socket]) -> None:
         self._servers: list[str] = list(options.get("nameservers") or ())
         self._searches: list[str] = list(options.get("searches") or ())
         self._ndots = int(options.get("ndots", 1))
         self._hosts: Mapping[str, str] = options.get("hosts") or {}
-        self._types = [TYPE_A, *([TYPE_AAAA] if options.get("ipv6") else ())]
+        self._families: list[int] = list(options.get("families") or (4,))
         self._open_socket = open_socket
 
     async def first(self, host: str) -> str | None:
         """The first address of ``host``, or None."""
         host = host.strip("[]")
         if not host:
-            return "127.0.0.1"
+            return "::1" if self._families[0] == 6 else "127.0.0.1"
         try:
             return str(ip_address(host))
         except ValueError:
@@ -39,8 +41,8 @@ class Resolver:
         if host in self._hosts:
             return self._hosts[host]
         for name in plan_names(host, self._searches, self._ndots):
-            for kind in self._types:
-                address = await self._ask(name, kind)
+            for family in self._families:
+                address = await self._ask(name, TYPES[family])
                 if address:
                     return address
         return None

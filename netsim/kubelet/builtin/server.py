@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from netsim.kubelet.builtin.handlers import Base, Echo, FileServer, Page, Porter, ServeHostname
-from netsim.kubelet.builtin.http import Address, Connection, render_address
+from netsim.kubelet.builtin.http import Address, Connection, read_address, render_address
 from netsim.kubelet.builtin.netexec import Netexec
 
 MESSAGE_MAX_BYTES = 128 * 1024
@@ -102,8 +102,9 @@ class Served:
                 data, ancillary, _, client = sock.recvmsg(65536, 64)
             except OSError:
                 return
-            local = _read_destination(ancillary) or sock.getsockname()[0]
-            answer = self.handler.datagram(data, client[:2], (local, sock.getsockname()[1]))
+            host, port = sock.getsockname()[:2]
+            local = read_address((_read_destination(ancillary) or host, port))
+            answer = self.handler.datagram(data, read_address(client), local)
             if answer is not None:
                 with contextlib.suppress(OSError):  # UDP promises nothing, and neither did the server we stand in for
                     sock.sendmsg([answer], _render_source(ancillary), 0, client)

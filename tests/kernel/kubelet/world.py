@@ -82,7 +82,7 @@ class World:
         try:
             async with asyncio.timeout(3 * TIMEOUT_S):
                 for index, node in enumerate(self.config.nodes):
-                    runtime = NodeRuntime(node.name, self.nodes[index], f"172.18.0.{index + 2}")
+                    runtime = NodeRuntime(node.name, self.nodes[index], (f"172.18.0.{index + 2}",))
                     await self.kubelet.add_node(runtime)
                     await self.api.patch(NODE, node.name, {"spec": {"podCIDR": self.pod_cidrs[index]}})
                 await self.settle()

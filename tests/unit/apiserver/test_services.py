@@ -161,7 +161,7 @@ def test_a_cluster_ip_may_not_change(server: Server) -> None:
 
 
 def test_a_full_range_says_so() -> None:
-    server = Server(ClusterConfig(service_cidr=IPv4Network("10.96.0.0/28"), node_port_range=(30000, 30001)))
+    server = Server(ClusterConfig(service_cidrs=(IPv4Network("10.96.0.0/28"),), node_port_range=(30000, 30001)))
     for number in range(13):  # 16, less the network, the broadcast address and default/kubernetes
         server.create(SERVICES, make_service(f"s{number}"))
     with pytest.raises(ApiError, match="failed to allocate a serviceIP: range is full") as caught:

@@ -1,6 +1,7 @@
 """The node network as data: what is planned, and laws that hold for any number of nodes."""
 
-from ipaddress import ip_address, ip_network
+from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 
@@ -12,13 +13,20 @@ from netsim.cluster.network import (
     plan_node,
     plan_peers,
     plan_pod_bridge,
-    pod_mtu,
 )
-from netsim.model.config import ClusterConfig, make_nodes
+from netsim.model.config import ClusterConfig, make_nodes, parse_config
 from netsim.ruleset.netplan import ForwardingEntry, Neighbour, Route
 
-ONE = NodeNet("node-1", "172.18.0.2", "10.244.0.0/24")
-TWO = NodeNet("node-2", "172.18.0.3", "10.244.1.0/24")
+ONE = NodeNet("node-1", ("172.18.0.2",), ("10.244.0.0/24",))
+TWO = NodeNet("node-2", ("172.18.0.3",), ("10.244.1.0/24",))
+
+
+DUAL = parse_config({"ipFamily": "dual"})
+SIX = parse_config({"ipFamily": "ipv6", "podNetwork": "vxlan"})
+DUAL_ONE = NodeNet("node-1", ("172.18.0.2", "fd00:172:18::2"), ("10.244.0.0/24", "fd00:10:244::/64"))
+DUAL_TWO = NodeNet("node-2", ("172.18.0.3", "fd00:172:18::3"), ("10.244.1.0/24", "fd00:10:244:1::/64"))
+SIX_ONE = NodeNet("node-1", ("fd00:172:18::2",), ("fd00:10:244::/64",))
+SIX_TWO = NodeNet("node-2", ("fd00:172:18::3",), ("fd00:10:244:1::/64",))
 
 
 def test_fabric_is_a_bridge_and_a_router_to_the_external_host() -> None:
@@ -64,17 +72,82 @@ def test_vxlan_mode_has_a_route_a_neighbour_and_a_forwarding_entry_for_each_peer
     )
 
 
-def test_vxlan_leaves_room_for_its_header() -> None:
-    assert pod_mtu(ClusterConfig(pod_network="vxlan")) == 1450
-    assert pod_mtu(ClusterConfig()) == 1500
-
-
 @pytest.mark.parametrize("count", [1, 2, 255, 1000])
-def test_node_addresses_are_distinct_and_inside_the_node_network(count: int) -> None:
-    config = ClusterConfig(nodes=make_nodes(count))
+def test_node_addresses_are_distinct_and_inside_the_node_networks(count: int) -> None:
+    config = replace(DUAL, nodes=make_nodes(count))
     addresses = choose_node_addresses(config)
-    assert len(set(addresses.values())) == count
-    network = ip_network("172.18.0.0/16")
-    router = network[1]
-    assert all(ip_address(address) in network and ip_address(address) != router for address in addresses.values())
-    assert len({derive_mac(address) for address in addresses.values()}) == count
+    for index, network in enumerate(config.node_cidrs):
+        own = [ip_address(of_node[index]) for of_node in addresses.values()]
+        assert len(set(own)) == count
+        assert all(address in network and address != network[1] for address in own)
+        assert len({derive_mac(str(address)) for address in own}) == count
+
+
+def test_dual_stack_fabric_routes_both_families() -> None:
+    plan = [str(step) for step in plan_fabric(DUAL)]
+    for step in (
+        "ip netns exec fabric sysctl -w net.ipv4.ip_forward=1",
+        "ip netns exec fabric sysctl -w net.ipv6.conf.all.forwarding=1",
+        "ip -n fabric addr add fd00:172:18::1/64 dev fabric0",
+        "ip -n external addr add 2001:db8:113::2/64 dev eth0",
+        "ip -n external route replace default via 2001:db8:113::1",
+    ):
+        assert plan.count(step) == 1
+
+
+def test_no_ipv6_is_planned_for_an_ipv4_cluster() -> None:
+    config = ClusterConfig(pod_network="vxlan")
+    plans = (plan_fabric(config), plan_node(config, ONE), plan_pod_bridge(config, ONE), plan_peers(config, ONE, [TWO]))
+    words = "\n".join(str(step) for plan in plans for step in plan)
+    assert "::" not in words
+    assert "ip6" not in words
+    assert "ipv6" not in words
+
+
+def test_a_node_of_two_families_has_each_of_everything() -> None:
+    plan = plan_node(DUAL, DUAL_ONE)
+    words = "\n".join(map(str, plan))
+    assert words.count("sysctl -w net.bridge.bridge-nf-call-ip6tables=1") == 1
+    assert words.count("ip -n node-1 addr add") == 2
+    assert words.count("ip -n node-1 route replace default via") == 2
+    rules = str(plan[-1])
+    inside = "{ fd00:10:244::/56, fd00:172:18::/64, ff00::/8 }"
+    assert f"ip6 saddr fd00:10:244::/56 ip6 daddr != {inside} masquerade" in rules
+    assert "ip saddr 10.244.0.0/16" in rules
+
+
+def test_routes_in_each_family_go_to_the_peers_address_in_it() -> None:
+    mac = derive_mac("172.18.0.3")
+    assert plan_peers(DUAL, DUAL_ONE, [DUAL_TWO]) == (
+        Neighbour("node-1", "eth0", "172.18.0.3", mac),
+        Neighbour("node-1", "eth0", "fd00:172:18::3", mac),
+        Route("node-1", "10.244.1.0/24", via="172.18.0.3"),
+        Route("node-1", "fd00:10:244:1::/64", via="fd00:172:18::3"),
+    )
+
+
+def test_vxlan_carries_both_families_in_ipv4() -> None:
+    config = replace(DUAL, pod_network="vxlan")
+    mac = derive_mac("172.18.0.3", 0x0A59)
+    assert plan_peers(config, DUAL_ONE, [DUAL_TWO]) == (
+        Neighbour("node-1", "vxlan0", "10.244.1.0", mac),
+        Neighbour("node-1", "vxlan0", "fd00:10:244:1::", mac),
+        ForwardingEntry("node-1", "vxlan0", mac, "172.18.0.3"),
+        Route("node-1", "10.244.1.0/24", via="10.244.1.0", link="vxlan0", onlink=True),
+        Route("node-1", "fd00:10:244:1::/64", via="fd00:10:244:1::", link="vxlan0", onlink=True),
+    )
+    bridge = [str(step) for step in plan_pod_bridge(config, DUAL_ONE)]
+    assert "ip -n node-1 addr add fd00:10:244::/128 dev vxlan0" in bridge
+    assert any("local 172.18.0.2 dev eth0" in step for step in bridge)
+
+
+def test_vxlan_of_an_ipv6_cluster_is_carried_in_ipv6() -> None:
+    mac = derive_mac("fd00:172:18::3", 0x0A59)
+    assert ForwardingEntry("node-1", "vxlan0", mac, "fd00:172:18::3") in plan_peers(SIX, SIX_ONE, [SIX_TWO])
+    assert [str(step) for step in plan_pod_bridge(SIX, SIX_ONE)] == [
+        "ip -n node-1 link add cni0 address 0a:58:00:00:00:01 mtu 1430 up type bridge",
+        "ip -n node-1 addr add fd00:10:244::1/64 dev cni0",
+        "ip -n node-1 link add vxlan0 address 0a:59:00:00:00:02 mtu 1430 up type vxlan "
+        "id 1 dstport 8472 local fd00:172:18::2 dev eth0 nolearning",
+        "ip -n node-1 addr add fd00:10:244::/128 dev vxlan0",
+    ]

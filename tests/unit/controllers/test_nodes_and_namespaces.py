@@ -27,7 +27,7 @@ async def test_each_node_gets_a_cidr_of_its_own(world: ControlPlane) -> None:
 
 
 def test_exhaustion_is_told_and_ends_when_a_node_goes() -> None:
-    config = ClusterConfig(pod_cidr=ip_network("10.244.0.0/23"))
+    config = ClusterConfig(pod_cidrs=(ip_network("10.244.0.0/23"),))
 
     async def scenario(world: ControlPlane) -> None:
         for name in ("a", "b", "c"):

@@ -58,7 +58,7 @@ async def test_its_own_objects_are_taken_by_the_api_and_found_by_name(world: Con
         assert kind is not None
         await world.api.create(kind, obj)
     await world.settle()
-    assert data(dns, "kube-dns.kube-system.svc.cluster.local") == [world.config.dns_ip]
+    assert data(dns, "kube-dns.kube-system.svc.cluster.local") == list(world.config.dns_ips)
     (pod,) = await world.pods("kube-system")
     assert dns.matches(pod["spec"]["containers"][0])
 

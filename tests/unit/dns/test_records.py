@@ -95,7 +95,7 @@ class Snapshot:
 
 
 def ask(name: str, record_type: str = "A") -> Answer:
-    return answer(name, record_type, Snapshot(), domain=DOMAIN, dns_ip="10.96.0.10")
+    return answer(name, record_type, Snapshot(), domain=DOMAIN, dns_ips=("10.96.0.10",))
 
 
 def data(found: Answer) -> list[object]:

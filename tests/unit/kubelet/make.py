@@ -23,7 +23,7 @@ def make_pod(*containers: Object, metadata: Object | None = None, **spec: Any) -
 
 def make_state(pod: Object, *, running: bool = True, now_s: float = 0.0) -> PodState:
     """A pod whose sandbox is ready; ``running``: all its app containers run."""
-    state = PodState(sandbox="ready", pod_ips=("10.244.0.5",), host_ip="172.18.0.2", start_wall_s=1.0)
+    state = PodState(sandbox="ready", pod_ips=("10.244.0.5",), host_ips=("172.18.0.2",), start_wall_s=1.0)
     for container in pod["spec"]["containers"]:
         record = state.record(container["name"])
         if running:

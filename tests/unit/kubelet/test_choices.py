@@ -14,7 +14,7 @@ from netsim.model.objects import Object
 from tests.unit.kubelet.make import make_container, make_pod
 
 CONFIG_MAPS = {"settings": {"data": {"color": "blue", "size": "big"}}}
-FACTS = PodFacts(("10.244.0.5",), "172.18.0.2", CONFIG_MAPS.get)
+FACTS = PodFacts(("10.244.0.5",), ("172.18.0.2",), CONFIG_MAPS.get)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Conflists, and what each plugin is told."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from netsim.kubelet.cni_config import (
     plan_request_config,
 )
 from netsim.kubelet.cni_runtime import parse_plugin_error, read_ips
-from netsim.model.config import ClusterConfig
+from netsim.kubelet.sandboxes import choose_pod_ips
+from netsim.model.config import ClusterConfig, parse_config
 from tests.unit.kubelet.make import make_container, make_pod
 
 LIST: dict[str, Any] = {
@@ -66,21 +68,53 @@ def test_flags_may_be_strings() -> None:
 
 
 def test_our_own_network_of_a_node() -> None:
-    network = plan_network(ClusterConfig(pod_network="vxlan"), "10.244.3.0/24", "/state/cni/node-3")
+    network = plan_network(ClusterConfig(pod_network="vxlan"), ["10.244.3.0/24"], "/state/cni/node-3")
     (plugin,) = network.plugins
     assert plugin["type"] == "netsim-cni"
     assert plugin["mtu"] == 1450
-    assert plugin["ipam"]["subnet"] == "10.244.3.0/24"
-    assert plugin["ipam"]["dataDir"] == "/state/cni/node-3"
+    assert plugin["ipam"] == {
+        "type": "host-local",
+        "ranges": [[{"subnet": "10.244.3.0/24"}]],
+        "routes": [{"dst": "0.0.0.0/0"}],
+        "dataDir": "/state/cni/node-3",
+    }
+
+
+def test_our_own_network_has_a_range_and_a_route_for_each_family() -> None:
+    config = parse_config({"ipFamily": "dual"})
+    ipam = plan_network(config, ["10.244.3.0/24", "fd00:10:244:3::/64"], "/d").plugins[0]["ipam"]
+    assert ipam["ranges"] == [[{"subnet": "10.244.3.0/24"}], [{"subnet": "fd00:10:244:3::/64"}]]
+    assert ipam["routes"] == [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}]
+
+
+def test_a_list_may_say_which_share_goes_where() -> None:
+    ranges = [[{"subnet": "usePodCidrIPv6", "rangeStart": "fd00:10:244:3::9"}], [{"subnet": "usePodCidr"}]]
+    conflist = {**LIST, "plugins": [{"type": "bridge", "ipam": {"type": "host-local", "ranges": ranges}}]}
+    config = replace(parse_config({"ipFamily": "dual"}), cni=conflist)
+    ipam = plan_network(config, ["10.244.3.0/24", "fd00:10:244:3::/64"], "/d").plugins[0]["ipam"]
+    assert ipam["ranges"] == [
+        [{"subnet": "fd00:10:244:3::/64", "rangeStart": "fd00:10:244:3::9"}],
+        [{"subnet": "10.244.3.0/24"}],
+    ]
+    with pytest.raises(CniError, match="usePodCidrIPv6: the node has no such pod CIDR"):
+        plan_network(config, ["10.244.3.0/24"], "/d")
+
+
+def test_pods_have_one_address_of_each_family_the_primary_first() -> None:
+    ips = ("10.0.0.5", "10.0.0.6", "fd00::5")
+    assert choose_pod_ips(ips, (4, 6)) == ("10.0.0.5", "fd00::5")
+    assert choose_pod_ips(ips, (6, 4)) == ("fd00::5", "10.0.0.5")
+    assert choose_pod_ips(("fd00::5",), (4,)) == ("fd00::5",)
 
 
 def test_a_list_for_every_node_gets_the_nodes_subnet_and_its_own_data_dir() -> None:
-    first = plan_network(ClusterConfig(cni=LIST), "10.244.1.0/24", "/d/1").plugins[0]
-    assert first["ipam"] == {"type": "host-local", "subnet": "10.244.1.0/24", "dataDir": "/d/1"}
+    first = plan_network(ClusterConfig(cni=LIST), ["10.244.1.0/24"], "/d/1").plugins[0]
+    assert first["ipam"] == {"type": "host-local", "ranges": [[{"subnet": "10.244.1.0/24"}]], "dataDir": "/d/1"}
     fixed = {**LIST, "plugins": [{"type": "bridge", "ipam": {"type": "host-local", "subnet": "10.9.0.0/16"}}]}
-    assert plan_network(ClusterConfig(cni=fixed), "10.244.1.0/24", "/d/1").plugins[0]["ipam"]["subnet"] == "10.9.0.0/16"
+    ipam = plan_network(ClusterConfig(cni=fixed), ["10.244.1.0/24"], "/d/1").plugins[0]["ipam"]
+    assert (ipam["subnet"], ipam.get("ranges")) == ("10.9.0.0/16", None)
     foreign = {**LIST, "plugins": [{"type": "bridge", "ipam": {"type": "dhcp"}}]}
-    assert plan_network(ClusterConfig(cni=foreign), "", "/d").plugins[0]["ipam"] == {"type": "dhcp"}
+    assert plan_network(ClusterConfig(cni=foreign), [], "/d").plugins[0]["ipam"] == {"type": "dhcp"}
 
 
 def test_each_plugin_gets_only_what_it_declares() -> None:

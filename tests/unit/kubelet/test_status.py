@@ -34,7 +34,7 @@ def test_a_running_pod() -> None:
 
 def test_a_pod_without_a_sandbox_is_pending() -> None:
     pod = make_pod()
-    state = PodState(host_ip="172.18.0.2")
+    state = PodState(host_ips=("172.18.0.2",))
     status = render_status(pod, state, 2000.0)
     assert status["phase"] == "Pending"
     assert "podIP" not in status
