@@ -11,6 +11,7 @@ from netsim.apiserver.ages import NONE, UNKNOWN, age
 from netsim.apiserver.causes import Causes
 from netsim.apiserver.names import label_value, qualified_name
 from netsim.apiserver.strategies.base import AGE, NAME, Column, Object, Strategy
+from netsim.apiserver.strategies.service_families import go_strings
 from netsim.model.objects import get_condition
 
 _EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
@@ -45,7 +46,12 @@ class NodeStrategy(Strategy):
 
     def validate(self, obj: Object, causes: Causes) -> None:
         spec = obj["spec"]
-        for index, cidr in enumerate(spec.get("podCIDRs") or ()):
+        cidrs = spec.get("podCIDRs") or ()
+        if len({":" in cidr for cidr in cidrs}) < len(cidrs):
+            causes.invalid_go(
+                "spec.podCIDRs", go_strings(cidrs), "may specify no more than one CIDR for each IP family"
+            )
+        for index, cidr in enumerate(cidrs):
             if not _is_network(cidr):
                 causes.invalid(
                     f"spec.podCIDRs[{index}]", cidr, "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"

@@ -35,8 +35,8 @@ def is_external(spec: Object) -> bool:
     return kind in ("NodePort", "LoadBalancer") or (kind == "ClusterIP" and bool(spec.get("externalIPs")))
 
 
-def default_service_spec(spec: Object, families: list[str]) -> None:
-    """Fill in a ServiceSpec. ``families`` are the cluster's address families, the first one first. May be repeated."""
+def default_service_spec(spec: Object) -> None:
+    """Fill in a ServiceSpec, but for its address families (`service_families`). May be repeated."""
     put = spec.setdefault
     put("type", "ClusterIP")
     if put("sessionAffinity", "None") == "None":
@@ -54,10 +54,6 @@ def default_service_spec(spec: Object, families: list[str]) -> None:
         put("allocateLoadBalancerNodePorts", True)
     if needs_cluster_ip(spec):
         put("internalTrafficPolicy", "Cluster")
-        put("ipFamilyPolicy", "SingleStack")
-        if not spec.get("ipFamilies"):
-            given = spec.get("clusterIP") or (spec.get("clusterIPs") or [""])[0]
-            spec["ipFamilies"] = ["IPv6" if ":" in given else families[0]]
 
 
 def normalize_cluster_ips(new: Object, old: Object | None) -> None:

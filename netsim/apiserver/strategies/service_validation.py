@@ -8,6 +8,7 @@ from typing import Any
 
 from netsim.apiserver.causes import Causes
 from netsim.apiserver.names import check_labels, dns_label, dns_subdomain, port_name, qualified_name
+from netsim.apiserver.strategies.service_families import is_ip, validate_families
 from netsim.apiserver.strategies.service_rules import (
     is_external,
     is_headless,
@@ -25,11 +26,6 @@ _MAX_AFFINITY_S = 86400
 _BAD_IP = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
 
 
-def go_strings(values: Any) -> str:
-    """A list of strings as Go prints it."""
-    return "[]string{" + ", ".join(f'"{value}"' for value in values) + "}"
-
-
 def _go_port(port: Object) -> str:
     target = port.get("targetPort", 0)
     is_name = isinstance(target, str)
@@ -41,7 +37,7 @@ def _go_port(port: Object) -> str:
     )
 
 
-def validate_service_spec(spec: Object, families: list[str], causes: Causes) -> None:
+def validate_service_spec(spec: Object, causes: Causes) -> None:
     """Check a ServiceSpec that has its defaults."""
     kind = spec["type"]
     if kind not in _TYPES:
@@ -58,7 +54,7 @@ def validate_service_spec(spec: Object, families: list[str], causes: Causes) -> 
         check_labels(spec["selector"], "spec.selector", causes)
     _check_affinity(spec, causes)
     _check_traffic(spec, causes)
-    _check_cluster_ips(spec, families, causes)
+    validate_families(spec, causes)
     for index, text in enumerate(spec.get("externalIPs") or ()):
         _check_external_ip(text, f"spec.externalIPs[{index}]", causes)
     _check_load_balancer(spec, causes)
@@ -148,43 +144,8 @@ def _check_traffic(spec: Object, causes: Causes) -> None:
         causes.not_supported("spec.trafficDistribution", distribution, ("PreferClose",))
 
 
-def _check_cluster_ips(spec: Object, families: list[str], causes: Causes) -> None:
-    if not needs_cluster_ip(spec):
-        return
-    ips, asked = spec.get("clusterIPs") or [], spec["ipFamilies"]
-    for index, family in enumerate(asked):
-        if family not in ("IPv4", "IPv6"):
-            causes.not_supported(f"spec.ipFamilies[{index}]", family, ("IPv4", "IPv6"))
-        elif family not in families and not is_headless(spec):
-            causes.invalid(f"spec.ipFamilies[{index}]", family, "not configured on this cluster")
-    policy = spec["ipFamilyPolicy"]
-    if policy not in ("SingleStack", "PreferDualStack", "RequireDualStack"):
-        causes.not_supported("spec.ipFamilyPolicy", policy, ("SingleStack", "PreferDualStack", "RequireDualStack"))
-    elif policy == "RequireDualStack" and len(families) < 2 and not is_headless(spec):
-        detail = "this cluster is not configured for dual-stack services"
-        causes.invalid("spec.ipFamilyPolicy", policy, detail)
-    if len(ips) > max(1, len(asked)):
-        causes.invalid_go("spec.clusterIPs", go_strings(ips), "may only hold up to 2 values, one for each IP family")
-    if ips and spec.get("clusterIP", ips[0]) != ips[0]:
-        causes.invalid("spec.clusterIP", spec["clusterIP"], "must match `clusterIPs[0]`")
-    for index, ip in enumerate(ips):
-        _check_cluster_ip(ip, index, asked, causes)
-    if "None" in ips and len(ips) > 1:
-        causes.invalid_go("spec.clusterIPs", go_strings(ips), "'None' must be the first and only value")
-
-
-def _check_cluster_ip(ip: str, index: int, families: list[str], causes: Causes) -> None:
-    path = f"spec.clusterIPs[{index}]"
-    if ip == "None":
-        return
-    if not _is_ip(ip):
-        causes.invalid(path, ip, _BAD_IP)
-    elif index < len(families) and (":" in ip) != (families[index] == "IPv6"):
-        causes.invalid(path, ip, f"expected an {families[index]} value as indicated by `ipFamilies[{index}]`")
-
-
 def _check_external_ip(text: str, path: str, causes: Causes) -> None:
-    if not _is_ip(text):
+    if not is_ip(text):
         causes.invalid(path, text, _BAD_IP)
         return
     address = ip_address(text)
@@ -217,26 +178,11 @@ def _check_load_balancer(spec: Object, causes: Causes) -> None:
 
 
 def validate_service_update(new: Object, old: Object, causes: Causes) -> None:
-    """A ClusterIP stays as long as the Service has one."""
-    if not (needs_cluster_ip(new) and needs_cluster_ip(old)):
-        return
-    had, has = old.get("clusterIPs") or [], new.get("clusterIPs") or []
-    if had and had[0] != (has[0] if has else ""):
-        causes.invalid_go("spec.clusterIPs[0]", go_strings(has), "may not change once set")
-    if old.get("ipFamilies") and (new.get("ipFamilies") or [""])[0] != old["ipFamilies"][0]:
-        causes.invalid_go("spec.ipFamilies[0]", f'"{new["ipFamilies"][0]}"', "may not change once set")
+    """A health check's port stays as long as the Service has one."""
     if needs_health_port(new) and needs_health_port(old):
         was, now = old.get("healthCheckNodePort"), new.get("healthCheckNodePort")
         if was and was != now:
             causes.invalid("spec.healthCheckNodePort", now, "field is immutable")
-
-
-def _is_ip(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _is_network(text: str) -> bool:

@@ -20,7 +20,13 @@ from netsim.apiserver.allocation import (
 from netsim.apiserver.causes import Causes
 from netsim.apiserver.names import dns_1035_label
 from netsim.apiserver.refusals import internal_error
-from netsim.apiserver.strategies.base import AGE, NAME, Column, Object, Strategy, Undo
+from netsim.apiserver.strategies.base import AGE, NAME, Column, Object, Strategy, Undo, nothing_to_undo
+from netsim.apiserver.strategies.service_families import (
+    adopt_families,
+    go_strings,
+    settle_families,
+    validate_family_change,
+)
 from netsim.apiserver.strategies.service_rules import (
     default_service_spec,
     drop_by_type,
@@ -31,11 +37,7 @@ from netsim.apiserver.strategies.service_rules import (
     needs_node_port,
     normalize_cluster_ips,
 )
-from netsim.apiserver.strategies.service_validation import (
-    go_strings,
-    validate_service_spec,
-    validate_service_update,
-)
+from netsim.apiserver.strategies.service_validation import validate_service_spec, validate_service_update
 from netsim.model.config import ClusterConfig
 from netsim.model.errors import ApiError
 from netsim.model.kinds import Kind
@@ -98,13 +100,14 @@ class ServiceStrategy(Strategy):
             port.setdefault("protocol", "TCP")
         keep_allocated(spec, old["spec"])
         normalize_cluster_ips(spec, old["spec"])
+        adopt_families(spec, old["spec"])
         drop_by_type(spec, old["spec"])
 
     def default(self, obj: Object) -> None:
-        default_service_spec(obj["spec"], self._families)
+        default_service_spec(obj["spec"])
 
     def validate(self, obj: Object, causes: Causes) -> None:
-        validate_service_spec(obj["spec"], self._families, causes)
+        validate_service_spec(obj["spec"], causes)
 
     def validate_update(self, new: Object, old: Object, causes: Causes) -> None:
         validate_service_update(new["spec"], old["spec"], causes)
@@ -123,7 +126,14 @@ class ServiceStrategy(Strategy):
 
     def allocate(self, new: Object, old: Object | None, causes: Causes) -> Undo:
         spec = new["spec"]
+        if old is not None and spec is old["spec"]:
+            return nothing_to_undo  # an update of the status
         old_spec: Object = old["spec"] if old else {}
+        settle_families(spec, old_spec or None, self._families, causes)
+        if old and not causes:
+            validate_family_change(spec, old_spec, causes)
+        if causes:
+            return nothing_to_undo
         undos: list[Callable[[], None]] = []
 
         def undo() -> None:
