@@ -35,6 +35,7 @@ def test_netem_loses_what_it_is_told_to_lose() -> None:
 
 def test_a_virtual_server_is_seen_by_ipvsadm() -> None:
     said = run_inside(
+        "ip link set lo up;"  # without any address in the namespace the kernel takes 10.244.0.2 for a broadcast address
         "ipvsadm -A -t 10.96.0.1:443 -s rr; ipvsadm -a -t 10.96.0.1:443 -r 10.244.0.2:6443 -m; ipvsadm -L -n"
     )
     assert "TCP  10.96.0.1:443 rr" in said
