@@ -156,12 +156,12 @@ class _Writer:
         self.lost = lost
         self.claims = claims_of(entry)
         self.cluster_ip = pack_address(service.cluster_ip)
-        self.orders = (
-            arrange(before.orders[CLUSTER_LIST], _pack(choice.cluster)),
-            arrange(before.orders[LOCAL_LIST], _pack(choice.local)),
-        )
-        sticky = service.affinity_timeout_s > 0
-        self.own = plan_own_chains(service, self.orders) if sticky else _NO_CHAINS
+        self.own = _NO_CHAINS
+        self.orders = _pack(choice.cluster), _pack(choice.local)
+        if service.affinity_timeout_s:
+            self.own = plan_own_chains(service, self.orders)
+        else:
+            self.orders = arrange(before.orders[0], self.orders[0]), arrange(before.orders[1], self.orders[1])
         self.elements: dict[tuple[int, bytes], bytes] = {}
         self.chains: dict[ChainKey, None] = {}
         self.has_external = choice.has_any and (bool(choice.local) or not service.external_local)
@@ -222,7 +222,7 @@ class _Writer:
         if self.service.affinity_timeout_s:
             self.elements[twin + index, key] = own_chain(self.service, _own_entry(chain)).encode()
             return
-        chain = chain._replace(size=len(order))
+        chain = _sized(chain, len(order))
         self.chains[chain] = None
         self.elements[twin + index, key] = chain.name.encode()
         for number, endpoint in enumerate(order, chain.which * LIST_OFFSET):
@@ -237,6 +237,11 @@ class _Writer:
         sources = [*service.source_ranges, *(service.load_balancer_ips if self.from_node else ())]
         for first, last in _ranges(sources):
             self.elements[sk.FIREWALL_SOURCES, key + first + key + last] = b""
+
+
+@lru_cache(maxsize=4096)
+def _sized(chain: ChainKey, size: int) -> ChainKey:
+    return chain._replace(size=size)
 
 
 def _own_entry(chain: ChainKey) -> str:

@@ -69,8 +69,12 @@ class NftablesTarget:
         """Whether our chains still have as many rules as we wrote, and the sets are there."""
         async with self._turn:
             found = self._open()
-            rules = len(found.dump(wire.GETRULE, TABLE, view.family))
-            sets = {_word(item[2]) for item in found.dump(wire.GETSET, TABLE, view.family)}
+            try:
+                rules = len(found.dump(wire.GETRULE, TABLE, view.family))
+                sets = {_word(item[2]) for item in found.dump(wire.GETSET, TABLE, view.family)}
+            except KernelError as error:  # ENOENT: no such table
+                log.info("%s", error)
+                return False
         wanted = {spec.name for spec in service_sets(view.family)}
         if rules == self._rules.get(view.family) and wanted <= sets:
             return True

@@ -22,7 +22,7 @@ from netsim.kernel.process import ProcessSpec, Spawner
 from netsim.kernel.sysctl import write_sysctls
 from netsim.model.clock import SystemClock
 from netsim.model.config import ClusterConfig
-from netsim.model.kinds import ENDPOINT_SLICE, NAMESPACE, SERVICE
+from netsim.model.kinds import ENDPOINT_SLICE, NAMESPACE, NODE, SERVICE
 from netsim.model.objects import Object
 from netsim.store.store import Store
 from proxy.component import NodeProxy, ProxyComponent
@@ -159,6 +159,25 @@ class RealNode:
     def delete(self, service: str) -> None:
         async def work() -> None:
             await self.api.delete(SERVICE, service, "ns")
+            await self.proxy.settle(self.server.revision())
+
+        self.call(work())
+
+    def status(self, service: str, status: Object) -> None:
+        """What a load balancer writes into a Service."""
+
+        async def work() -> None:
+            await self.api.patch(SERVICE, service, {"status": status}, "ns", subresource="status")
+            await self.proxy.settle(self.server.revision())
+
+        self.call(work())
+
+    def rebuild(self) -> None:
+        """Have the proxy write everything again, by moving the node to another zone. Once for each node."""
+
+        async def work() -> None:
+            meta = {"name": "node-1", "labels": {"topology.kubernetes.io/zone": "elsewhere"}}
+            await self.api.create(NODE, {"apiVersion": "v1", "kind": "Node", "metadata": meta})
             await self.proxy.settle(self.server.revision())
 
         self.call(work())
