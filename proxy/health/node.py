@@ -138,10 +138,11 @@ class NodeHealth:
         if not bind:
             return
         address, port = split_address(bind)
+        if address == "0.0.0.0" and 6 in self._config.families:
+            address = "::"  # to Go's net.Listen, upstream's, either means both families
         said = ""
         while True:
             try:
-                # On "::" upstream's servers take IPv4 as well.
                 listener = open_listener(self._netns, address, port, dual=address == "::")
                 break
             except KernelError as error:

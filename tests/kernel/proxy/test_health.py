@@ -12,6 +12,7 @@ import pytest
 
 from netsim.kernel.netns import Netns
 from netsim.kernel.process import Spawner
+from netsim.kernel.sysctl import write_sysctl
 from netsim.model.errors import KernelError
 from netsim.model.kinds import EVENT, NODE
 from netsim.testing.waiting import wait_until
@@ -176,3 +177,14 @@ def test_other_addresses_and_no_server_at_all(spawner: Spawner) -> None:
         wait_until("the health server", lambda: status_of(node.node, "127.0.0.1", 1, "/livez") == 200)
         assert fetch(node.node, NODE_IP, HEALTH) is None
         assert fetch(node.node, "127.0.0.1", METRICS) is None
+
+
+def test_all_addresses_means_both_families_of_a_dual_cluster(spawner: Spawner) -> None:
+    config = replace(CONFIG, families=(4, 6))
+    with real_node(spawner, config) as node:
+        write_sysctl(node.node, "net.ipv6.conf.all.disable_ipv6", 0)
+        for address in ("127.0.0.1", "::1"):
+            wait_until(f"healthz on {address}", lambda ip=address: status_of(node.node, ip, HEALTH, "/healthz") == 200)
+        answer = fetch(node.node, "::1", HEALTH, "/livez")
+        assert answer is not None
+        assert json.loads(answer[2])["status"].keys() == {"IPv4", "IPv6"}
