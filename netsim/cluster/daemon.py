@@ -11,6 +11,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from netsim.cluster import wire
 from netsim.cluster.launch import Launch
 from netsim.cluster.state import StateDir
 from netsim.kernel import sandbox
@@ -62,7 +63,7 @@ class Report:
         self._send({"progress": text})
 
     def error(self, error: NetsimError) -> None:
-        self._send({"error": error.message, "where": error.where, "hint": error.hint})
+        self._send({"error": wire.describe_error(error)})
 
     def ready(self, status: dict[str, Any]) -> None:
         self._send({"ready": status})

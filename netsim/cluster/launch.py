@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from netsim.cluster import wire
 from netsim.cluster.state import StateDir
 from netsim.model.errors import NetsimError, TimeoutExpired
 
@@ -127,7 +128,7 @@ def _await_ready(
             progress(report["progress"])
         if "error" in report:
             process.wait()
-            raise NetsimError(report["error"], where=report.get("where", ""), hint=report.get("hint", ""))
+            raise wire.rebuild_error(report["error"])
         if "ready" in report:
             process.wait()  # the outer process has done its part: it only forked the sandbox's init
             ready: dict[str, Any] = report["ready"]

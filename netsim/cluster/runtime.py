@@ -86,12 +86,13 @@ class Runtime:
         stopping = asyncio.create_task(self._stop.wait())
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
-            starting.result()
-            await stopping
+            self._failure = starting.exception()
+            if self._failure is None:
+                await stopping
         # Nothing is taken apart: when this process, the init of its PID namespace, ends, the kernel does that, and it
-        # does so for every way of ending. A component that failed is the one thing left to say.
+        # does so for every way of ending. What failed is the one thing left to say.
         if self._failure is not None:
-            log.error("a component failed", exc_info=self._failure)
+            log.error("the cluster failed", exc_info=self._failure)
             if isinstance(self._failure, NetsimError):
                 self._report.error(self._failure)
             os._exit(1)

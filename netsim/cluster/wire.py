@@ -61,6 +61,8 @@ def describe_error(error: NetsimError) -> dict[str, Any]:
     }
     if isinstance(error, ApiError):
         described |= {"code": error.code, "reason": error.reason}
+    if isinstance(error, FeatureMissing):
+        described["feature"] = error.feature
     if isinstance(error, KernelError):
         described["errno"] = error.errno
     return described
@@ -72,6 +74,8 @@ def rebuild_error(error: dict[str, Any]) -> NetsimError:
     kind = error.get("type", "NetsimError")
     if kind == "ApiError":
         return ApiError(error["code"], error["reason"], message, hint=hint)
+    if kind == "FeatureMissing":
+        return FeatureMissing(error["feature"], message, where=where, hint=hint)
     if kind == "KernelError":
         return KernelError(message, errno=error["errno"], where=where, hint=hint)
     if kind == "TimeoutExpired":

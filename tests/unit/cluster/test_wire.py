@@ -6,7 +6,15 @@ import socket
 import pytest
 
 from netsim.cluster import wire
-from netsim.model.errors import ApiError, NetsimError, TimeoutExpired, UsageError, not_found
+from netsim.model.errors import (
+    ApiError,
+    FeatureMissing,
+    KernelError,
+    NetsimError,
+    TimeoutExpired,
+    UsageError,
+    not_found,
+)
 
 
 @pytest.mark.parametrize("size", [1, wire.PACKET_MAX_BYTES - 100, wire.PACKET_MAX_BYTES, 1_000_000])
@@ -39,10 +47,13 @@ def test_the_end_of_a_connection_is_none() -> None:
         UsageError("wrong", hint="right"),
         TimeoutExpired("late"),
         not_found("pods", "", "web"),
+        FeatureMissing("ipvs", "no", hint="load it"),
+        KernelError("refused", errno=2),
     ],
 )
 def test_an_error_comes_back_with_its_words_and_exit_status(error: NetsimError) -> None:
     rebuilt = wire.rebuild_error(wire.describe_error(error))
+    assert type(rebuilt) is (NetsimError if isinstance(error, UsageError) else type(error))
     assert str(rebuilt) == str(error)
     assert rebuilt.exit_status == error.exit_status
     if isinstance(error, ApiError):
