@@ -22,7 +22,7 @@ from netsim.model.networks import (
     parse_networks,
 )
 
-PROXY_MODES = ("iptables", "ipvs")
+PROXY_MODES = ("iptables", "nftables", "ipvs")
 POD_NETWORKS = ("routes", "vxlan")
 MAX_NODES = 1000  # a bridge has 1,023 ports (BR_MAX_PORTS, net/bridge/br_private.h); the fabric is one bridge
 MIN_MTU_BYTES = {4: 576, 6: 1280}  # RFC 791, RFC 8200; below that the kernel switches the family off on a link
