@@ -52,8 +52,8 @@ class Range(NamedTuple):
         return f"{Addr(self.family, number)}/{self.prefix}"
 
     def overlaps(self, other: "Range") -> bool:
-        """Whether some address is in both."""
-        return self.family == other.family and self.start <= other.end and other.start <= self.end
+        """Whether some address is in both; a range may be empty (its bounds are never handed out)."""
+        return self.family == other.family and max(self.start, other.start) <= min(self.end, other.end)
 
 
 RangeSet = tuple[Range, ...]
