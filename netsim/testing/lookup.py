@@ -1,15 +1,26 @@
-"""Addresses and places of API objects, as tests ask for them."""
+"""Addresses and places of API objects, as tests ask for them.
+
+``family`` is 4 or 6; without it the answer is the primary address.
+"""
+
+from collections.abc import Iterable
 
 from netsim.cluster.handle import Cluster
 from netsim.model.errors import NetsimError
 
 
-def pod_ip(cluster: Cluster, name: str, namespace: str = "default") -> str:
-    """``status.podIP``. Raises NetsimError when the pod has none yet."""
-    address = cluster.get("Pod", name, namespace).get("status", {}).get("podIP")
-    if not address:
-        raise NetsimError("the pod has no address yet", where=f"pod/{namespace}/{name}")
-    return str(address)
+def _choose(addresses: Iterable[str], family: int | None) -> str:
+    """The first one of the family, "" if there is none."""
+    return next((a for a in addresses if family in (None, 6 if ":" in a else 4)), "")
+
+
+def pod_ip(cluster: Cluster, name: str, namespace: str = "default", *, family: int | None = None) -> str:
+    """One of ``status.podIPs``. Raises NetsimError when the pod has none (yet)."""
+    ips = cluster.get("Pod", name, namespace).get("status", {}).get("podIPs") or ()
+    if address := _choose((str(entry["ip"]) for entry in ips), family):
+        return address
+    words = "the pod has no address yet" if not ips else f"the pod has no IPv{family} address"
+    raise NetsimError(words, where=f"pod/{namespace}/{name}")
 
 
 def pod_node(cluster: Cluster, name: str, namespace: str = "default") -> str:
@@ -17,17 +28,20 @@ def pod_node(cluster: Cluster, name: str, namespace: str = "default") -> str:
     return str(cluster.get("Pod", name, namespace)["spec"].get("nodeName", ""))
 
 
-def node_ip(cluster: Cluster, name: str) -> str:
-    """The node's InternalIP."""
-    for address in cluster.get("Node", name)["status"].get("addresses", []):
-        if address["type"] == "InternalIP":
-            return str(address["address"])
+def node_ip(cluster: Cluster, name: str, *, family: int | None = None) -> str:
+    """The node's InternalIP. Raises NetsimError when it has none."""
+    addresses = cluster.get("Node", name)["status"].get("addresses", [])
+    if address := _choose((str(a["address"]) for a in addresses if a["type"] == "InternalIP"), family):
+        return address
     raise NetsimError("the node has no InternalIP", where=f"node/{name}")
 
 
-def cluster_ip(cluster: Cluster, name: str, namespace: str = "default") -> str:
-    """``spec.clusterIP`` of a Service."""
-    return str(cluster.get("Service", name, namespace)["spec"]["clusterIP"])
+def cluster_ip(cluster: Cluster, name: str, namespace: str = "default", *, family: int | None = None) -> str:
+    """One of ``spec.clusterIPs`` of a Service. Raises NetsimError when it has none."""
+    spec = cluster.get("Service", name, namespace)["spec"]
+    if address := _choose(map(str, spec.get("clusterIPs") or ()), family):
+        return address
+    raise NetsimError("the Service has no such clusterIP", where=f"svc/{namespace}/{name}")
 
 
 def node_port(cluster: Cluster, name: str, namespace: str = "default", port_name: str = "") -> int:
