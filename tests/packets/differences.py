@@ -1,0 +1,81 @@
+"""Where upstream's proxy modes differ in what becomes of a packet: one table, each line with its source.
+
+The oracle asks this table and nothing else about modes. A line is here because upstream's code says so, never because
+ours does: a cell that fails is a bug in ``proxy/`` until the source below it has been read.
+"""
+
+from dataclasses import dataclass
+
+MODES = ("iptables", "nftables", "ipvs")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that only ``modes`` do, as ``what`` says, and the file of kubernetes/kubernetes that makes them."""
+
+    name: str
+    modes: frozenset[str]
+    what: str
+    source: str
+
+
+def _difference(name: str, modes: str, what: str, source: str) -> Difference:
+    return Difference(name, frozenset(modes.split()), what, source)
+
+
+DIFFERENCES = {
+    difference.name: difference
+    for difference in (
+        _difference(
+            "own packets to an external address without endpoints pass",
+            "iptables",
+            "An external or load-balancer address without endpoints is refused on its way in and through, but what "
+            "the node itself sends there is left alone and goes out by the routes.",
+            "pkg/proxy/iptables/proxier.go, iptablesJumpChains: KUBE-EXTERNAL-SERVICES is in INPUT and FORWARD only; "
+            "pkg/proxy/nftables/proxier.go: filter-output jumps to service-endpoints-check, which knows all addresses",
+        ),
+        _difference(
+            "source ranges need endpoints",
+            "iptables",
+            "A source outside loadBalancerSourceRanges is refused, as everybody is, when there are no endpoints; "
+            "elsewhere it is dropped.",
+            "pkg/proxy/iptables/proxier.go, syncProxyRules: usesFWChain = hasEndpoints && len(LoadBalancerVIPs) > 0 && "
+            "len(LoadBalancerSourceRanges) > 0",
+        ),
+        _difference(
+            "policy Local falls back",
+            "ipvs",
+            "A Local policy without an endpoint on this node uses the cluster's. Source kept, so only those get an "
+            "answer whose answer comes back by this node.",
+            "pkg/proxy/ipvs/proxier.go, syncEndpoint, and PR #97081",
+        ),
+        _difference(
+            "policy Local is for pods and the node, too",
+            "ipvs",
+            "A virtual server cannot tell who asks: with externalTrafficPolicy Local pods and the node itself get the "
+            "node's own endpoints, if there are any, and keep their source.",
+            "pkg/proxy/ipvs/proxier.go, syncProxyRules: one virtual server for each address, onlyNodeLocalEndpoints; "
+            "KUBE-NODE-PORT-LOCAL-*, KUBE-LOAD-BALANCER-LOCAL and KUBE-EXTERNAL-IP-LOCAL return before KUBE-MARK-MASQ",
+        ),
+        _difference(
+            "other ports of a ClusterIP are refused",
+            "nftables ipvs",
+            "A port that the Service does not have. iptables leaves such packets to the routes.",
+            "pkg/proxy/nftables/proxier.go, cluster-ips-check; pkg/proxy/ipvs/proxier.go, KUBE-IPVS-FILTER, and the "
+            "address is the node's own on kube-ipvs0",
+        ),
+        _difference(
+            "unallocated service addresses are dropped",
+            "nftables",
+            "An address of the service network that no Service has. The others leave such packets to the routes.",
+            "pkg/proxy/nftables/proxier.go, cluster-ips-check: daddr in the ServiceCIDRs, drop",
+        ),
+    )
+}
+
+
+def differs(mode: str, name: str) -> bool:
+    """Whether ``mode`` is one of those that do it. Raises KeyError for a mode or a difference that is not in here."""
+    if mode not in MODES:
+        raise KeyError(mode)
+    return mode in DIFFERENCES[name].modes

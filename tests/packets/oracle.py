@@ -1,0 +1,163 @@
+"""What the API promises about a packet: computed from a Service and its EndpointSlices, as text, and from who asks.
+
+Shares no code with ``proxy/``, and knows no rules, chains or sets. Sources: the API's documentation of
+internalTrafficPolicy, externalTrafficPolicy, externalIPs, loadBalancerSourceRanges and EndpointConditions
+(k8s.io/api core/v1, discovery/v1), KEP-1669 (terminating endpoints), KEP-2086 (internalTrafficPolicy), and for what the
+API leaves open, such as who is masqueraded, the outcomes of upstream's code. Where its modes differ: ``differences``.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from typing import Any, Literal
+
+from tests.packets.differences import differs
+
+Object = Mapping[str, Any]
+EntryKind = Literal["ClusterIP", "NodePort", "externalIP", "LoadBalancer"]
+OUTSIDE = ""  # the "node" of a source outside the cluster
+
+
+@dataclass(frozen=True)
+class Source:
+    """Who asks: a pod on a node, a node itself, or a host outside; and from which address."""
+
+    name: str
+    kind: Literal["pod", "node", "outside"]
+    node: str
+    address: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Which of a Service's addresses is asked. ``node`` is the node whose rules a packet meets that comes from outside
+    or, for a NodePort, from anywhere.
+    """
+
+    kind: EntryKind
+    node: str
+    address: str
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    name: str
+    node: str
+    usable: bool
+    ready: bool
+
+
+@dataclass(frozen=True)
+class Answer:
+    """``endpoint`` gets the packet. It sees the client's own address, or (``masqueraded_by``) one of a node's.
+
+    ``lost``: its answer goes back to the client by a way that does not lead through the node which translated the
+    address, and there nobody knows what it answers.
+    """
+
+    endpoint: str
+    masqueraded_by: str | None
+    lost: bool = False
+
+
+REFUSED = "refused"
+SILENCE = "silence"
+Fate = Answer | str
+
+
+def expect(mode: str, service: Object, slices: Iterable[Object], source: Source, entry: Entry) -> frozenset[Fate]:
+    """All that may become of a packet, each of which must happen when it is sent often enough."""
+    endpoints = [endpoint for piece in slices for endpoint in _read_endpoints(piece)]
+    return _at_node(mode, service, endpoints, source, entry, _first_node(source, entry))
+
+
+def _first_node(source: Source, entry: Entry) -> str:
+    """Where a packet first meets rules about this address: every node knows all service addresses, but a node's address
+    and port are that node's alone.
+    """
+    return entry.node if entry.kind == "NodePort" or source.kind == "outside" else source.node
+
+
+def _read_endpoints(piece: Object) -> Iterable[Endpoint]:
+    """EndpointConditions: ready unset is true, serving unset is as ready, terminating unset is false. Not ready but
+    serving counts only while terminating.
+    """
+    for endpoint in piece["endpoints"]:
+        conditions = endpoint.get("conditions", {})
+        ready = conditions.get("ready", True)
+        draining = conditions.get("serving", ready) and conditions.get("terminating", False)
+        yield Endpoint(endpoint["targetRef"]["name"], endpoint["nodeName"], ready or draining, ready)
+
+
+def _choose(endpoints: Iterable[Endpoint]) -> Sequence[Endpoint]:
+    """KEP-1669: ready ones; where there are none, those that terminate and still serve."""
+    usable = [endpoint for endpoint in endpoints if endpoint.usable]
+    return [endpoint for endpoint in usable if endpoint.ready] or usable
+
+
+def _at_node(
+    mode: str, service: Object, endpoints: Sequence[Endpoint], source: Source, entry: Entry, node: str
+) -> frozenset[Fate]:
+    own = source.kind == "node" and source.node == node
+    everywhere = _choose(endpoints)
+    if _is_barred(service, source, entry) and (everywhere or not differs(mode, "source ranges need endpoints")):
+        return frozenset({SILENCE})
+    if not everywhere:
+        passes = differs(mode, "own packets to an external address without endpoints pass")
+        if own and passes and entry.kind in ("externalIP", "LoadBalancer"):
+            return _by_the_routes(mode, service, endpoints, source, entry, node)
+        return frozenset({REFUSED})
+    here = _choose(endpoint for endpoint in endpoints if endpoint.node == node)
+    spec = service["spec"]
+    if entry.kind == "ClusterIP":
+        policy, masquerade = spec.get("internalTrafficPolicy", "Cluster"), source.kind != "pod"
+    else:
+        policy = spec.get("externalTrafficPolicy", "Cluster")
+        masquerade = policy == "Cluster" or (own and not differs(mode, "policy Local is for pods and the node, too"))
+    chosen = _choose_by_policy(mode, policy, entry, source, own, everywhere, here)
+    return frozenset(_answer(endpoint, source, node, masquerade) for endpoint in chosen) or frozenset({SILENCE})
+
+
+def _choose_by_policy(
+    mode: str,
+    policy: str,
+    entry: Entry,
+    source: Source,
+    own: bool,
+    everywhere: Sequence[Endpoint],
+    here: Sequence[Endpoint],
+) -> Sequence[Endpoint]:
+    """externalTrafficPolicy is about traffic from outside: what comes from inside the cluster goes anywhere."""
+    if policy == "Cluster":
+        return everywhere
+    inside = entry.kind != "ClusterIP" and (source.kind == "pod" or own)
+    if inside and not differs(mode, "policy Local is for pods and the node, too"):
+        return everywhere
+    if here:
+        return here
+    if differs(mode, "policy Local falls back"):
+        return everywhere
+    return ()
+
+
+def _answer(endpoint: Endpoint, source: Source, node: str, masquerade: bool) -> Answer:
+    if masquerade or endpoint.name == source.name:  # a pod that meets itself would not see its own packet as an answer
+        return Answer(endpoint.name, node)
+    return Answer(endpoint.name, None, lost=node not in (endpoint.node, source.node))
+
+
+def _is_barred(service: Object, source: Source, entry: Entry) -> bool:
+    ranges = service["spec"].get("loadBalancerSourceRanges", [])
+    if entry.kind != "LoadBalancer" or not ranges:
+        return False
+    address = ip_address(source.address)
+    return not any(address in ip_network(text) for text in ranges)
+
+
+def _by_the_routes(
+    mode: str, service: Object, endpoints: Sequence[Endpoint], source: Source, entry: Entry, node: str
+) -> frozenset[Fate]:
+    """The router brings it to the entry's node; which drops what claims to be from itself (a martian source)."""
+    if node == entry.node:
+        return frozenset({SILENCE})
+    return _at_node(mode, service, endpoints, source, entry, entry.node)
