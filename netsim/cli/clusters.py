@@ -87,9 +87,10 @@ def up(  # noqa: PLR0913, PLR0917 - click hands over one for each option
 
 def _print_started(status: dict[str, Any], took_s: float) -> None:
     name, nodes = status["name"], status["nodes"]
+    families = "" if status["ipFamily"] == "ipv4" else f", IP family {status['ipFamily']}"
     click.echo(
         f'cluster "{name}" is up in {took_s:.2f} s: {_count(len(nodes), "node")}, '
-        f"proxy mode {status['proxyMode']}, pod network {status['podNetwork']}"
+        f"proxy mode {status['proxyMode']}, pod network {status['podNetwork']}{families}"
     )
     click.echo("next:")
     click.echo("  netsim apply -f FILE                      deploy manifests")
@@ -218,13 +219,19 @@ def status(state: State, name: str | None, output: str | None) -> None:
         print_json(found)
         return
     labels = (("name", "Name"), ("pid", "Process"), ("apiServer", "API server"), ("kubeconfig", "Kubeconfig"))
-    for key, label in (*labels, ("proxyMode", "Proxy mode"), ("podNetwork", "Pod network")):
+    for key, label in (*labels, ("proxyMode", "Proxy mode"), ("podNetwork", "Pod network"), ("ipFamily", "IP family")):
         click.echo(f"{label + ':':<13}{found.get(key, '')}")
-    nodes = [node if isinstance(node, dict) else {"name": node} for node in found.get("nodes", ())]
+    nodes = [_flatten(node) if isinstance(node, dict) else {"name": node} for node in found.get("nodes", ())]
     if nodes:
         columns = [key for key in nodes[0] if all(not isinstance(node.get(key), dict | list) for node in nodes)]
         click.echo()
         print_table([_heading(key) for key in columns], [[str(n.get(key, "")) for key in columns] for n in nodes])
+
+
+def _flatten(node: dict[str, Any]) -> dict[str, Any]:
+    """A node as a row: where it has several of something, they share the column of the first."""
+    several = {"address": "addresses", "podCIDR": "podCIDRs"}
+    return {key: ", ".join(node.get(several.get(key, ""), ())) or value for key, value in node.items()}
 
 
 def _heading(key: str) -> str:
