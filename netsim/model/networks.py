@@ -96,7 +96,11 @@ def choose_families(asked: str | None, given: Mapping[str, Networks], where: str
     wanted = IP_FAMILIES[asked] if asked is not None else tuple(sorted(next(iter(sets), frozenset((4,)))))
     for families, key in sets.items():
         if not families <= set(wanted):
-            raise InputError(f"{key}: {_join(families)}, but ipFamily is {asked}", where=where)
+            raise InputError(
+                f"{key}: {', '.join(map(str, given[key]))} is {_join(families)}, but ipFamily is {asked}",
+                where=where,
+                hint=f"give networks of {_join(frozenset(wanted))}, or leave {key} out for the default",
+            )
     return next(iter(orders), wanted)
 
 

@@ -14,6 +14,7 @@ from netsim.testing.traffic import Traffic
 from tests.packets.world import EXTERNAL, EXTERNAL_IP, HTTP_PORT, UDP_PORT, make_pod, make_service
 
 CASES = [("ipv6", 6), ("dual", 4), ("dual", 6)]
+ANY_PROXY = pytest.mark.netsim(proxy_mode="iptables")  # tests that are not about the proxy
 IPV6_OFF = ("all", "default", "lo", "eth0")
 EXTERNAL_IPS = {4: EXTERNAL_IP, 6: "2001:db8:113::2"}
 DNS_IPS = {4: "10.96.0.10", 6: "fd00:10:96::a"}
@@ -57,6 +58,7 @@ def addresses_at(cluster: Cluster, where: str, interface: str, family: int) -> s
     return {a.split("/")[0] for a in found if (":" in a) == (family == 6)}
 
 
+@ANY_PROXY
 @pytest.mark.parametrize(("server_node", "ttl"), [("node-1", 64), ("node-2", 62)], ids=["same-node", "other-node"])
 def test_pod_to_pod_keeps_addresses_and_crosses_two_routers_or_none(
     cluster: Cluster, namespace: str, packets: Packets, traffic: Traffic, family: int, server_node: str, ttl: int
@@ -77,6 +79,7 @@ def test_pod_to_pod_keeps_addresses_and_crosses_two_routers_or_none(
         assert at_server.first(lambda s: s.dport == UDP_PORT).ttl == ttl
 
 
+@ANY_PROXY
 def test_the_wrapping_is_ipv4_where_there_is_ipv4(
     cluster: Cluster,
     namespace: str,
@@ -173,6 +176,7 @@ def test_a_service_without_endpoints_refuses(cluster: Cluster, namespace: str, t
         traffic.connect(EXTERNAL, node_ip(cluster, "node-2", family=family), node_port(cluster, "none", namespace))
 
 
+@ANY_PROXY
 def test_what_leaves_the_cluster_has_the_nodes_address(
     cluster: Cluster, namespace: str, packets: Packets, traffic: Traffic, family: int
 ) -> None:
@@ -193,6 +197,7 @@ def ask(traffic: Traffic, where: str, server: str, name: str, kind: str) -> list
     return [str(record.rdata) for record in dnslib.DNSRecord.parse(answer).rr]
 
 
+@ANY_PROXY
 def test_dns_answers_in_each_family_for_each_family(
     cluster: Cluster, namespace: str, traffic: Traffic, case: tuple[str, int]
 ) -> None:
@@ -244,6 +249,7 @@ def test_session_affinity(cluster: Cluster, namespace: str, traffic: Traffic, fa
     assert len(bodies) == 1
 
 
+@ANY_PROXY
 def test_the_api_says_what_there_is(cluster: Cluster, namespace: str, case: tuple[str, int]) -> None:
     kinds = {"ipv6": ["IPv6"], "dual": ["IPv4", "IPv6"]}[case[0]]
     probe = {"httpGet": {"port": HTTP_PORT, "path": "/healthz"}, "periodSeconds": 1}
@@ -276,6 +282,7 @@ def test_the_api_says_what_there_is(cluster: Cluster, namespace: str, case: tupl
     assert [line.split()[1] for line in resolver.splitlines() if line.startswith("nameserver")] == wanted
 
 
+@ANY_PROXY
 @pytest.mark.parametrize("case", [("ipv6", 6)], ids=["ipv6"], indirect=True)
 def test_no_ipv4_in_a_cluster_of_ipv6(cluster: Cluster, namespace: str) -> None:
     cluster.apply(make_pod("any"), namespace=namespace)
@@ -285,6 +292,7 @@ def test_no_ipv4_in_a_cluster_of_ipv6(cluster: Cluster, namespace: str) -> None:
                 assert [a for a in interface.addresses if ":" not in a] == []
 
 
+@ANY_PROXY
 def test_host_network_has_the_nodes_addresses(cluster: Cluster, namespace: str, traffic: Traffic, family: int) -> None:
     cluster.apply(make_pod("host", node="node-1", hostNetwork=True), namespace=namespace)
     ip = pod_ip(cluster, "host", namespace, family=family)
@@ -292,12 +300,14 @@ def test_host_network_has_the_nodes_addresses(cluster: Cluster, namespace: str, 
     assert traffic.http_get(EXTERNAL, url(ip, HTTP_PORT), source_port=40007).body == peer(EXTERNAL_IPS[family], 40007)
 
 
+@ANY_PROXY
 def test_the_rules_of_every_family_are_there(cluster: Cluster, case: tuple[str, int]) -> None:
     for tool, of in (("iptables-save", "ipv4"), ("ip6tables-save", "ipv6")):
         rules = cluster.exec("node/node-1", [tool], check=True).stdout
         assert ("KUBE-SERVICES" in rules) == (case[0] in (of, "dual"))
 
 
+@ANY_PROXY
 @pytest.mark.parametrize("case", [("ipv4", 4)], ids=["ipv4"], indirect=True)
 def test_ipv6_is_off_in_a_cluster_of_ipv4(cluster: Cluster, namespace: str) -> None:
     cluster.apply(make_pod("any"), namespace=namespace)

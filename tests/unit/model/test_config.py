@@ -51,8 +51,11 @@ def test_nodes_may_be_a_number_or_a_list() -> None:
         ({"mtu": 100}, "mtu: 100 is not in 576-65535"),
         ({"mtu": "big"}, "mtu: must be int"),
         ({"ipFamily": "both"}, 'ipFamily: "both" is not one of ipv4, ipv6, dual'),
-        ({"ipFamily": "ipv6", "podCIDR": "10.1.0.0/16"}, "podCIDR: IPv4, but ipFamily is ipv6"),
-        ({"ipFamily": "ipv4", "podCIDR": "10.1.0.0/16,fd01::/56"}, "podCIDR: IPv4 and IPv6, but ipFamily is ipv4"),
+        ({"ipFamily": "ipv6", "podCIDR": "10.1.0.0/16"}, "podCIDR: 10.1.0.0/16 is IPv4, but ipFamily is ipv6"),
+        (
+            {"ipFamily": "ipv4", "podCIDR": "10.1.0.0/16,fd01::/56"},
+            "podCIDR: 10.1.0.0/16, fd01::/56 is IPv4 and IPv6, but",
+        ),
         ({"podCIDR": "fd01::/56", "nodeCIDR": "10.0.0.0/16"}, "different address families: nodeCIDR is IPv4; podCIDR"),
         ({"podCIDR": "10.1.0.0/16,10.2.0.0/16"}, "podCIDR: '10.1.0.0/16,10.2.0.0/16' must be one network, or one of"),
         (
