@@ -100,26 +100,28 @@ def plan_fabric(config: ClusterConfig) -> Plan:
     )
 
 
-def plan_node(config: ClusterConfig, node: NodeNet) -> Plan:
-    """A node's own part: its leg on the fabric, forwarding, and masquerading of what leaves the cluster."""
+def plan_nodes(config: ClusterConfig, nodes: Sequence[NodeNet]) -> Plan:
+    """The nodes' own part: first all legs on the fabric, then each node's forwarding, addresses and masquerading.
+
+    In this order, since changing the namespace is what costs most when a plan is carried out.
+    """
+    legs = [
+        Veth(FABRIC, node_link(node.name), node.name, "eth0", derive_mac(node.addresses[0]), config.mtu, FABRIC_BRIDGE)
+        for node in nodes
+    ]
+    return (*legs, *(step for node in nodes for step in _plan_node(config, node)))
+
+
+def _plan_node(config: ClusterConfig, node: NodeNet) -> Plan:
     return (
         *(Sysctl(node.name, *setting) for family in config.families for setting in NODE_SYSCTLS[family]),
-        Veth(
-            FABRIC,
-            node_link(node.name),
-            node.name,
-            "eth0",
-            derive_mac(node.addresses[0]),
-            config.mtu,
-            FABRIC_BRIDGE,
-        ),
+        NftRules(node.name, render_masquerade(config)),
         Up(node.name, "eth0"),
         *(
             Address(node.name, "eth0", f"{address}/{network.prefixlen}")
             for address, network in zip(node.addresses, config.node_cidrs, strict=True)
         ),
         *(Route(node.name, "default", via=str(network[1])) for network in config.node_cidrs),
-        NftRules(node.name, render_masquerade(config)),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from netsim.client.controller import Controller
 from netsim.client.informer import Informer
 from netsim.cluster.namespaces import NamespaceRegistry
-from netsim.cluster.network import NodeNet, plan_node, plan_peers, plan_pod_bridge
+from netsim.cluster.network import NodeNet, plan_nodes, plan_peers, plan_pod_bridge
 from netsim.kernel.netns import Netns
 from netsim.model.config import ClusterConfig
 from netsim.model.objects import Object, name_of, node_cidrs
@@ -42,10 +42,10 @@ class NodeNetwork(Controller):
 
     def _make_nodes(self, addresses: Mapping[str, tuple[str, ...]]) -> dict[str, Netns]:
         made = {}
-        for name, own in addresses.items():
+        for name in addresses:
             made[name] = Netns.create(name, ipv6=6 in self._config.families)
             self._namespaces.publish(name, made[name])
-            self._namespaces.apply(plan_node(self._config, NodeNet(name, own)))
+        self._namespaces.apply(plan_nodes(self._config, [NodeNet(name, own) for name, own in addresses.items()]))
         return made
 
     def _node_changed(self, _old: Object | None, new: Object | None) -> None:

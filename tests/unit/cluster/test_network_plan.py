@@ -10,7 +10,7 @@ from netsim.cluster.network import (
     choose_node_addresses,
     derive_mac,
     plan_fabric,
-    plan_node,
+    plan_nodes,
     plan_peers,
     plan_pod_bridge,
 )
@@ -44,7 +44,7 @@ def test_fabric_is_a_bridge_and_a_router_to_the_external_host() -> None:
 
 
 def test_node_masquerades_only_what_leaves_the_cluster() -> None:
-    rules = str(plan_node(ClusterConfig(), ONE)[-1])
+    rules = "\n".join(str(step) for step in plan_nodes(ClusterConfig(), [ONE]))
     assert "ip saddr 10.244.0.0/16 ip daddr != { 10.244.0.0/16, 172.18.0.0/16, 224.0.0.0/4 } masquerade" in rules
 
 
@@ -97,7 +97,12 @@ def test_dual_stack_fabric_routes_both_families() -> None:
 
 def test_no_ipv6_is_planned_for_an_ipv4_cluster() -> None:
     config = ClusterConfig(pod_network="vxlan")
-    plans = (plan_fabric(config), plan_node(config, ONE), plan_pod_bridge(config, ONE), plan_peers(config, ONE, [TWO]))
+    plans = (
+        plan_fabric(config),
+        plan_nodes(config, [ONE]),
+        plan_pod_bridge(config, ONE),
+        plan_peers(config, ONE, [TWO]),
+    )
     words = "\n".join(str(step) for plan in plans for step in plan)
     assert "::" not in words
     assert "ip6" not in words
@@ -105,12 +110,12 @@ def test_no_ipv6_is_planned_for_an_ipv4_cluster() -> None:
 
 
 def test_a_node_of_two_families_has_each_of_everything() -> None:
-    plan = plan_node(DUAL, DUAL_ONE)
+    plan = plan_nodes(DUAL, [DUAL_ONE])
     words = "\n".join(map(str, plan))
     assert words.count("sysctl -w net.bridge.bridge-nf-call-ip6tables=1") == 1
     assert words.count("ip -n node-1 addr add") == 2
     assert words.count("ip -n node-1 route replace default via") == 2
-    rules = str(plan[-1])
+    rules = words
     inside = "{ fd00:10:244::/56, fd00:172:18::/64, ff00::/8 }"
     assert f"ip6 saddr fd00:10:244::/56 ip6 daddr != {inside} masquerade" in rules
     assert "ip saddr 10.244.0.0/16" in rules
@@ -151,3 +156,10 @@ def test_vxlan_of_an_ipv6_cluster_is_carried_in_ipv6() -> None:
         "id 1 dstport 8472 local fd00:172:18::2 dev eth0 nolearning",
         "ip -n node-1 addr add fd00:10:244::/128 dev vxlan0",
     ]
+
+
+def test_the_legs_of_all_nodes_come_first() -> None:
+    plan = plan_nodes(ClusterConfig(), [ONE, TWO])
+    assert [step.netns for step in plan[:2]] == ["fabric", "fabric"]
+    names = [step.netns for step in plan[2:]]
+    assert names == sorted(names)  # and then no namespace is entered twice
