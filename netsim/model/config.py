@@ -81,16 +81,6 @@ class ClusterConfig:
         return str(self.service_cidrs[0][1])
 
     @property
-    def pod_cidr(self) -> Network:
-        """The primary pod network."""
-        return self.pod_cidrs[0]
-
-    @property
-    def service_cidr(self) -> Network:
-        """The primary service network."""
-        return self.service_cidrs[0]
-
-    @property
     def vxlan_family(self) -> int:
         """The family that carries pods' packets in VXLAN: IPv4 where there is IPv4, for its smaller header."""
         return min(self.families)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from netsim.kernel.netns import Netns, make_uts, run_in
+from netsim.kernel.netns import Netns, make_uts, run_in, switch_ipv6
 from netsim.model.errors import KernelError
 
 pytestmark = pytest.mark.needs("root", "netns")
@@ -39,6 +39,17 @@ def test_ipv6_is_off_for_every_interface_to_come(ns: Netns) -> None:
 def test_ipv6_on() -> None:
     with Netns.create("six", ipv6=True) as ns, ns.entered():
         assert "::1/128" in addresses_of_lo()
+        # Addresses of interfaces to come are usable at once, and routes are not learned.
+        for name, value in (("disable_ipv6", "0"), ("accept_dad", "0"), ("accept_ra", "0")):
+            assert Path(f"/proc/sys/net/ipv6/conf/default/{name}").read_text() == f"{value}\n"
+
+
+@pytest.mark.needs("ipv6")
+def test_ipv6_of_a_namespace_that_is_there_already_is_switched(ns: Netns) -> None:
+    for on, value in ((True, "0\n"), (False, "1\n")):
+        switch_ipv6(ns, on)
+        with ns.entered():
+            assert Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").read_text() == value
 
 
 def test_making_one_leaves_the_calling_thread_where_it_is(ns: Netns) -> None:

@@ -6,7 +6,7 @@ from ipaddress import ip_network
 import pytest
 
 from netsim.model.cidrs import CidrAllocator, CidrsExhausted
-from netsim.model.config import ClusterConfig
+from netsim.model.config import ClusterConfig, parse_config
 from netsim.model.errors import ApiError, NetsimError
 from netsim.model.kinds import CONFIG_MAP, DEPLOYMENT, NAMESPACE, NODE, POD, SERVICE
 from tests.control_plane import ControlPlane, make_workload_spec, scenario
@@ -24,6 +24,29 @@ async def test_each_node_gets_a_cidr_of_its_own(world: ControlPlane) -> None:
     await world.add_node("b")
     await world.settle()
     assert await pod_cidrs(world) == {"a": "10.244.0.0/24", "b": "10.244.1.0/24"}
+
+
+def test_each_node_gets_a_cidr_of_each_family_in_the_clusters_order() -> None:
+    config = parse_config({"podCIDR": "fd01::/56,10.9.0.0/16", "podCIDRMask": "64,26"})
+
+    async def scenario(world: ControlPlane) -> None:
+        # One that came with its own, in an order of its own.
+        taken = ["10.9.0.0/26", "fd01::/64"]
+        await world.create(NODE, "a", {"podCIDR": taken[0], "podCIDRs": taken})
+        await world.add_node("b")
+        await world.settle()
+        nodes = {node["metadata"]["name"]: node["spec"]["podCIDRs"] for node in (await world.api.list(NODE)).items}
+        assert nodes == {"a": taken, "b": ["fd01:0:0:1::/64", "10.9.0.64/26"]}
+        assert await world.events("CIDRAssignmentFailed") == []
+        await world.api.delete(NODE, "a")
+        await world.settle()
+        # Nobody else's family is given, and it is said.
+        await world.create(NODE, "c", {"podCIDR": "192.168.0.0/26"})
+        await world.settle()
+        (event,) = await world.events("CIDRAssignmentFailed")
+        assert "out of the range of cluster CIDR 10.9.0.0/16" in event["message"]
+
+    asyncio.run(ControlPlane(config).run(scenario))
 
 
 def test_exhaustion_is_told_and_ends_when_a_node_goes() -> None:

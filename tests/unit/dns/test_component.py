@@ -1,11 +1,14 @@
 """Cluster DNS against the real API server and controllers: answers follow the API."""
 
+import asyncio
+from ipaddress import ip_address
+
 import pytest
 
 from netsim.dns.component import DnsComponent
 from netsim.dns.manifests import make_manifests
-from netsim.dns.records import NXDOMAIN
-from netsim.model.config import ClusterConfig
+from netsim.dns.records import NOERROR, NXDOMAIN
+from netsim.model.config import ClusterConfig, parse_config
 from netsim.model.kinds import POD, SERVICE, kind_of
 from tests.control_plane import ControlPlane, make_pod_spec, scenario
 
@@ -80,3 +83,28 @@ async def test_its_own_objects_are_taken_by_the_api_and_found_by_name(world: Con
 def test_containers_are_told_by_their_image(image: str, matches: bool) -> None:
     dns = DnsComponent(ControlPlane(ClusterConfig()).informers, ClusterConfig())
     assert dns.matches({"image": image}) is matches
+
+
+def test_both_families_have_addresses_and_names() -> None:
+    async def scenario(world: ControlPlane) -> None:
+        dns = start_dns(world)
+        for obj in make_manifests(world.config):
+            kind = kind_of(obj["apiVersion"], obj["kind"])
+            assert kind is not None
+            await world.api.create(kind, obj)
+        spec = {"ipFamilyPolicy": "PreferDualStack", "selector": {"app": "web"}, "ports": [{"port": 80}]}
+        await world.create(SERVICE, "web", {**spec, "clusterIPs": ["10.96.7.7", "fd00:10:96::707"]})
+        await world.create(SERVICE, "one", {"selector": {"app": "web"}, "ports": [{"port": 80}]})
+        await world.settle()
+        assert data(dns, "web.default.svc.cluster.local") == ["10.96.7.7"]
+        assert data(dns, "web.default.svc.cluster.local", "AAAA") == ["fd00:10:96::707"]
+        assert data(dns, ip_address("fd00:10:96::707").reverse_pointer, "PTR") == ["web.default.svc.cluster.local"]
+        # A Service of the other family alone exists, without such a record (NODATA).
+        answer = dns.resolve("one.default.svc.cluster.local.", "AAAA")
+        assert (answer.rcode, answer.answers) == (NOERROR, ())
+        assert data(dns, "kube-dns.kube-system.svc.cluster.local", "AAAA") == ["fd00:10:96::a"]
+        assert data(dns, "ns.dns.cluster.local", "AAAA") == ["fd00:10:96::a"]
+        glue = dns.resolve("cluster.local.", "NS").additional
+        assert [(record.type, record.data) for record in glue] == [("A", "10.96.0.10"), ("AAAA", "fd00:10:96::a")]
+
+    asyncio.run(ControlPlane(parse_config({"ipFamily": "dual"})).run(scenario))

@@ -14,7 +14,7 @@ from netsim.model.objects import Object
 from tests.unit.kubelet.make import make_container, make_pod
 
 CONFIG_MAPS = {"settings": {"data": {"color": "blue", "size": "big"}}}
-FACTS = PodFacts(("10.244.0.5",), ("172.18.0.2",), CONFIG_MAPS.get)
+FACTS = PodFacts(("10.244.0.5",), ("172.18.0.2", "fd01::2"), CONFIG_MAPS.get)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +121,7 @@ def test_environment_of_fields_and_config_maps() -> None:
 
     assert environment(of("fieldRef", fieldPath="status.podIP")) == {"X": "10.244.0.5"}
     assert environment(of("fieldRef", fieldPath="status.hostIP")) == {"X": "172.18.0.2"}
+    assert environment(of("fieldRef", fieldPath="status.hostIPs")) == {"X": "172.18.0.2,fd01::2"}
     assert environment(of("fieldRef", fieldPath="spec.nodeName")) == {"X": "node-1"}
     assert environment(of("fieldRef", fieldPath="metadata.labels['app']")) == {"X": "web"}
     assert environment(of("configMapKeyRef", name="settings", key="color")) == {"X": "blue"}

@@ -1,11 +1,13 @@
 """The stub resolver: names to try, and answers that can't be trusted."""
 
+import asyncio
+import socket
 import struct
 
 import dnslib
 import pytest
 
-from netsim.kubelet.builtin.resolve import TYPE_A, parse_answer, plan_names, render_query
+from netsim.kubelet.builtin.resolve import TYPE_A, Resolver, parse_answer, plan_names, render_query
 
 
 @pytest.mark.parametrize(
@@ -37,3 +39,13 @@ def test_broken_answers_are_no_answers() -> None:
     for length in range(len(whole)):
         assert parse_answer(whole[:length], query.header.id, TYPE_A) == []
     assert parse_answer(struct.pack("!6H", 1, 0x8000, 1, 1, 0, 0) + b"\xc0", 1, TYPE_A) == []
+
+
+@pytest.mark.parametrize(("families", "loopback"), [((4,), "127.0.0.1"), ((6,), "::1"), ((4, 6), "127.0.0.1")])
+def test_no_host_is_this_pod_in_its_primary_family(families: tuple[int, ...], loopback: str) -> None:
+    def open_socket(family: int, kind: int) -> socket.socket:
+        raise AssertionError("nobody has to be asked")
+
+    resolver = Resolver({"families": families}, open_socket)
+    assert asyncio.run(resolver.first("")) == loopback
+    assert asyncio.run(resolver.first("[fd00::5]")) == "fd00::5"

@@ -32,6 +32,14 @@ def test_a_running_pod() -> None:
     assert container["state"] == {"running": {"startedAt": "1970-01-01T00:16:40Z"}}
 
 
+def test_a_pod_has_its_addresses_of_both_families_and_the_hosts() -> None:
+    state = PodState(pod_ips=("fd00::5", "10.0.0.5"), host_ips=("fd01::2", "172.18.0.2"))
+    status = render_status(make_pod(), state, 2000.0)
+    assert (status["podIP"], status["hostIP"]) == ("fd00::5", "fd01::2")
+    assert status["podIPs"] == [{"ip": "fd00::5"}, {"ip": "10.0.0.5"}]
+    assert status["hostIPs"] == [{"ip": "fd01::2"}, {"ip": "172.18.0.2"}]
+
+
 def test_a_pod_without_a_sandbox_is_pending() -> None:
     pod = make_pod()
     state = PodState(host_ips=("172.18.0.2",))
