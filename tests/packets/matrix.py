@@ -229,7 +229,7 @@ def _lift_icmp_limits(ns: Netns) -> None:
         Path("/proc/sys/net/ipv4/icmp_ratemask").write_text("0")
         ipv6 = Path("/proc/sys/net/ipv6/icmp/ratemask")
         if ipv6.exists():
-            ipv6.write_text("")
+            ipv6.write_text("0")  # a type that there is not; the kernel takes no empty list
 
 
 # --- asking ------------------------------------------------------------------------------------------------------

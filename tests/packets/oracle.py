@@ -157,7 +157,9 @@ def _is_barred(service: Object, source: Source, entry: Entry) -> bool:
 def _by_the_routes(
     mode: str, service: Object, endpoints: Sequence[Endpoint], source: Source, entry: Entry, node: str
 ) -> frozenset[Fate]:
-    """The router brings it to the entry's node; which drops what claims to be from itself (a martian source)."""
+    """The router brings it to the entry's node. An IPv4 host drops what claims to be from itself (a martian source,
+    fib_validate_source in net/ipv4/fib_frontend.c); an IPv6 host takes it as it takes any other.
+    """
     if node == entry.node:
-        return frozenset({SILENCE})
+        return frozenset({SILENCE if ip_address(entry.address).version == 4 else REFUSED})
     return _at_node(mode, service, endpoints, source, entry, entry.node)

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from netsim.cluster.handle import Cluster
 from netsim.kernel.netns import Netns
+from tests.features import missing_feature
 
 REFUSED = "refused"
 SILENCE = "silence"
@@ -29,6 +30,11 @@ _KINDS = {
 _AF = {4: socket.AF_INET, 6: socket.AF_INET6}
 _REFUSALS = (errno.ECONNREFUSED,)
 T = TypeVar("T")
+
+
+def choose_protocols() -> tuple[str, ...]:
+    """Those that this machine's kernel has."""
+    return tuple(name for name in _KINDS if name != "sctp" or missing_feature("sctp") is None)
 
 
 def open_netns(cluster: Cluster, where: str) -> Netns:

@@ -6,16 +6,14 @@ failure.
 import pytest
 
 from netsim.cluster.handle import Cluster
-from tests.features import missing_feature
 from tests.packets.matrix import REFUSED, SILENCE, Pace, run_matrix
-from tests.packets.probes import Seen
+from tests.packets.probes import Seen, choose_protocols
 
-pytestmark = pytest.mark.netsim(nodes=2)
+pytestmark = pytest.mark.netsim(nodes=2, ip_family="dual")
 
 
 def test_every_cell_of_the_matrix(cluster: Cluster, namespace: str) -> None:
-    protocols = ["tcp", "udp"] + (["sctp"] if missing_feature("sctp") is None else [])
-    report = run_matrix(cluster, namespace, protocols, [4], Pace())
+    report = run_matrix(cluster, namespace, choose_protocols(), (4, 6), Pace())
     # Every kind of fate is met, or the matrix has lost its teeth.
     fates = {result for results in report.asked.values() for result in results}
     assert {REFUSED, SILENCE} < fates
