@@ -15,6 +15,7 @@ from netsim.model.config import ClusterConfig
 from netsim.model.errors import KernelError, NetsimError
 from netsim.model.kinds import ENDPOINT_SLICE, NODE, SERVICE
 from netsim.model.objects import Object
+from proxy.collector import collector_paused
 from proxy.config import FamilyView, NodeView, ProxyConfig, check_proxy_config, expand_node_ports, make_proxy_config
 from proxy.dialect import Dialect, Target
 from proxy.health.ledger import Ledger
@@ -195,7 +196,8 @@ class ProxyComponent:
         self._signalled = False
         service_map = self._maps[family]
         if service_map.dirty:
-            changes: Mapping[ServicePortName, Change] = service_map.take()
+            with collector_paused():
+                changes: Mapping[ServicePortName, Change] = service_map.take()
             triggers_s = self._ledger.take(family, changes)
             if changes:
                 for sync in self._all_syncs(family):

@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from netsim.model.clock import Clock
 from netsim.model.errors import NetsimError
+from proxy.collector import collector_paused
 from proxy.config import FamilyView, ProxyConfig
 from proxy.dialect import Dialect, Plan, Target
 from proxy.servicemap import Change, Entry, ServicePortName, Snapshot
@@ -240,7 +241,8 @@ class NodeSync:
         family = self.view.family
         if self.state is None:
             existing = await self._target.read(family)
-            plan = self._dialect.plan_full(snapshot, self.view, existing)
+            with collector_paused():
+                plan = self._dialect.plan_full(snapshot, self.view, existing)
             self.full_syncs += 1
         else:
             plan = self._dialect.plan_changes(snapshot, pending.keys(), self.state, self.view)

@@ -1,4 +1,9 @@
-"""The nf_tables socket of a namespace: one transaction at a time, nothing read back but failures."""
+"""The nf_tables socket of a namespace: one transaction at a time, nothing read back but failures.
+
+A transaction is one datagram, and so no larger than the socket's send buffer. Root in the machine's first user
+namespace gets any size; others as much as net.core.wmem_max allows, 416 KiB by default and so some 7,000 elements: what
+is larger goes in several transactions then, in its order. See `NftSocket.commit`.
+"""
 
 import errno as errors
 import os
@@ -27,6 +32,8 @@ _SOL_NETLINK, _NETLINK_EXT_ACK, _NETLINK_CAP_ACK = 270, 11, 10
 _RECEIVE_BYTES = 1 << 20
 _NLMSGERR_ATTR_MSG = 1
 _NETLINK_NETFILTER = 12
+_SO_SNDBUFFORCE = 32
+_BATCH_BYTES = 128  # begin and end of a batch, and what netlink_sendmsg keeps back
 
 
 class NftSocket:
@@ -53,39 +60,45 @@ class NftSocket:
         """May be repeated."""
         self._close()
 
-    def commit(self, edits: Iterable[nft.Edit], table: str, family: int) -> int:
-        """Make all edits or none; how many bytes went to the kernel. Raises KernelError naming the edit refused."""
-        return self.send(wire.encode_edits(edits, table, family), family)
+    def commit(self, edits: Iterable[nft.Edit], table: str, family: int, *, most_bytes: int | None = None) -> int:
+        """Make all edits or none; how many transactions that took: one, unless they are larger than one may be.
 
-    def send(self, requests: Sequence[wire.Request], family: int) -> int:
-        """As `commit`, of messages encoded before."""
+        ``most_bytes``: what one may be, for tests. Raises KernelError naming the edit refused; where it took several
+        transactions those before it are done.
+        """
+        requests = wire.encode_edits(edits, table, family)
+        size = sum(map(len, requests))
+        most = most_bytes or self._make_room(size)
+        parts = [requests] if size <= most else list(_split(requests, most))
+        for part in parts:
+            self._send(part, family)
+        return len(parts)
+
+    def _send(self, requests: Sequence[wire.Request], family: int) -> None:
         if not requests:
-            return 0
+            return
         first = self._sequence + 1
         data = wire.encode_batch(requests, family, self._sequence)
         self._sequence = (self._sequence + len(requests) + 2) & 0x7FFFFFFF
-        self._make_room(len(data))
         try:
             self._socket.send(data)
         except OSError as error:
-            hint = ""
-            if error.errno == errors.EMSGSIZE:
-                hint = "without root a transaction is limited by net.core.wmem_max; raise it"
-            raise KernelError(
-                f"nf_tables: {len(data)} bytes: {error.strerror}", errno=error.errno or 0, where=self._where, hint=hint
-            ) from None
+            words = f"nf_tables: {len(data)} bytes: {error.strerror}"
+            raise KernelError(words, errno=error.errno or 0, where=self._where) from None
         self._check(requests, first)
-        return len(data)
 
-    def _make_room(self, length: int) -> None:
-        """A transaction is one datagram, so the send buffer must hold it whole."""
-        wanted = length + 4096
-        if self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) >= wanted:
-            return
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, 32, wanted)  # SO_SNDBUFFORCE
-        except PermissionError:  # not in the first user namespace: as much as net.core.wmem_max allows
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, wanted)
+    def _make_room(self, size: int) -> int:
+        """See to it that the send buffer holds so much, where that may be; how much it holds."""
+        wanted = size + _BATCH_BYTES
+        if self._room() < wanted:
+            try:
+                self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, wanted)
+            except PermissionError:
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, wanted)
+        return self._room() - _BATCH_BYTES
+
+    def _room(self) -> int:
+        return self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
 
     def _check(self, requests: Sequence[wire.Request], first: int) -> None:
         """The kernel answered before `send` returned: an error for each message refused, and the last one's answer."""
@@ -158,3 +171,14 @@ class NftSocket:
             else:
                 found.append(parse_attributes(data, 4))
         return found
+
+
+def _split(requests: Sequence[wire.Request], most_bytes: int) -> Iterator[Sequence[wire.Request]]:
+    """The requests in parts that are each no larger than ``most_bytes``."""
+    start = size = 0
+    for at, request in enumerate(requests):
+        size += len(request)
+        if size > most_bytes and at > start:
+            yield requests[start:at]
+            start, size = at, len(request)
+    yield requests[start:]

@@ -42,6 +42,10 @@ class Request:
         self.body = body
         self.edit = edit
 
+    def __len__(self) -> int:
+        """Bytes on the wire."""
+        return HEADER.size + _GENERIC.size + len(self.body)
+
 
 def number(kind: int, value: int) -> bytes:
     """An attribute that holds a 32-bit number, in network order as nf_tables has them."""

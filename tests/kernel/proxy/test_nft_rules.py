@@ -12,6 +12,7 @@ import pytest
 
 from netsim.kernel.netns import Netns
 from netsim.kernel.nft import Nft
+from netsim.kernel.nft_socket import NftSocket
 from netsim.kernel.process import Spawner
 from netsim.model.errors import KernelError
 from netsim.ruleset import nft
@@ -229,6 +230,24 @@ def test_what_others_put_in_the_way_of_a_rebuild_goes(spawner: Spawner) -> None:
         wait_until(
             "the endpoint serves", lambda: ask(node.pods["pod-1"], "10.96.0.77", 80).startswith("pod-2"), timeout_s=10
         )
+
+
+def test_what_is_too_large_for_one_transaction_goes_in_several(ns: Netns) -> None:
+    """As it must where root is only of a user namespace."""
+    chance = random.Random(3)
+    service_map = make_map([obj for _ in range(12) for obj in make_objects(chance)])
+    proxy = Proxy(ns, make_view(config=CONFIG), service_map)
+    proxy.full()
+    whole = read_table(ns)
+    assert proxy.plan is not None
+    again = Netns.create("parts")
+    try:
+        channel = NftSocket(again)
+        assert channel.commit(proxy.plan.edits, "kube-proxy", 4, most_bytes=4000) > 3
+        assert read_table(again) == whole
+        channel.close()
+    finally:
+        again.close()
 
 
 def test_a_refusal_names_the_edit_and_the_kernels_words(ns: Netns) -> None:
