@@ -52,6 +52,7 @@ TYPES: Mapping[str, str] = {
     HEALTH_CHECK_NODE_PORT: _PORTS,
     IPVS_IPS: _IP,
 }
+NAME_MAX_BYTES = 31  # IPSET_MAXNAMELEN - 1, include/uapi/linux/netfilter/ipset/ip_set.h
 MAX_ELEMENTS = 1 << 20  # upstream takes the tool's 65,536, which 20,000 Services with a few ports come near to
 
 
@@ -63,8 +64,10 @@ class Entry(NamedTuple):
 
 
 def set_name(name: str, family: int) -> str:
-    """``KUBE-CLUSTER-IP``, ``KUBE-6-CLUSTER-IP``."""
-    return name if family == 4 else name.replace("KUBE-", "KUBE-6-", 1)
+    """``KUBE-CLUSTER-IP``, ``KUBE-6-CLUSTER-IP``; cut off as upstream does (pkg/proxy/ipvs/ipset.go, NewIPSet):
+    KUBE-6-LOAD-BALANCER-SOURCE-CID.
+    """
+    return name if family == 4 else name.replace("KUBE-", "KUBE-6-", 1)[:NAME_MAX_BYTES]
 
 
 def create_line(name: str, family: int) -> str:
