@@ -25,11 +25,13 @@ from netsim.model.config import ClusterConfig
 from netsim.model.kinds import ENDPOINT_SLICE, NAMESPACE, NODE, SERVICE
 from netsim.model.objects import Object
 from netsim.store.store import Store
+from netsim.testing.waiting import wait_until
 from proxy.component import NodeProxy, ProxyComponent
 from proxy.config import ProxyConfig
 
 NODE_IP, GATEWAY, EXTERNAL_IP = "172.18.0.2", "10.244.1.1", "203.0.113.5"
 PODS = {"pod-1": "10.244.1.2", "pod-2": "10.244.1.3", "pod-3": "10.244.1.4"}
+FAILURES = ("refused", "silence")
 SILENCE_S = 0.4  # long enough for an answer, short enough for a test
 
 
@@ -91,7 +93,7 @@ class RealNode:
         self.external = Netns.create("external")
         self.pods = {name: Netns.create(name) for name in PODS}
         self.responder = Responder()
-        self._config = config
+        self.config = config
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._tasks: list[asyncio.Task[None]] = []
@@ -100,6 +102,8 @@ class RealNode:
         self._build()
         for name, ns in self.pods.items():
             self.responder.serve(ns, name)
+        # A bridge port forwards when the kernel has noticed its link, which may be after the first packet.
+        wait_until("the pods answer", lambda: all(ask(self.node, ip, 8080) not in FAILURES for ip in PODS.values()))
         self._thread.start()
         self.call(self._start())
 
@@ -122,7 +126,7 @@ class RealNode:
         self.proxy = ProxyComponent(
             informers=informers,
             spawner=self.spawner,
-            config=self._config,
+            config=self.config,
             api=self.api,
             nodes=[NodeProxy("node-1", self.node, (NODE_IP,))],
         )
