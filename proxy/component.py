@@ -110,10 +110,14 @@ class ProxyComponent:
         if self._group is not None and self._serves:
             self._serving[node.name] = self._group.create_task(health.run(), name=f"health of {node.name}")
 
+    def set_addresses(self, name: str, addresses: tuple[str, ...]) -> None:
+        """The node has other addresses than before; its rules are written anew. Raises KeyError without such a node."""
+        self._proxies[name] = replace(self._proxies[name], addresses=addresses)
+        self._wake_if_behind(name)
+
     def _add_syncs(
         self, node: NodeProxy, config: ProxyConfig, dialect: Dialect, to: dict[int, dict[str, NodeSync]]
     ) -> None:
-        config = expand_node_ports(config, node.addresses)
         target, cleaner = self._make_hands(node, config)
         for family, syncs in to.items():
             view = self._viewer(node, family, config)
@@ -173,9 +177,9 @@ class ProxyComponent:
 
         def view() -> FamilyView:
             nonlocal known
-            now = self._read_node(node, config)
+            now = self._read_node(self._proxies.get(node.name, node), config)
             if known is None or known.node != now:
-                known = FamilyView(config, now, family)
+                known = FamilyView(expand_node_ports(config, now.ips), now, family)
             return known
 
         return view
@@ -220,6 +224,9 @@ class ProxyComponent:
         name = (new or old or {})["metadata"]["name"]
         if name in self._health:
             self._health[name].health.node_eligible = new is not None and is_eligible(new)
+        self._wake_if_behind(name)
+
+    def _wake_if_behind(self, name: str) -> None:
         for syncs in (*self._syncs.values(), *self._incoming.values()):
             sync = syncs.get(name)
             if sync is not None and sync.generation >= 0 and not sync.is_current(sync.generation):

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,6 +105,8 @@ async def _run(options: Options, spawner: Spawner) -> None:
                     group.create_task(component.run())
                     addresses = await _node_addresses(api, options, clock)
                     component.add_node(NodeProxy(options.node_name, Netns.current(options.node_name), addresses))
+                    if not options.node_ip:
+                        informers.of(NODE).add_handler(_address_follower(component, options.node_name, addresses))
                     group.create_task(_take_over(component, options.node_name, spawner))
             except BaseExceptionGroup as group_error:
                 raise _first(group_error) from None
@@ -177,6 +179,28 @@ async def _node_addresses(api: Api, options: Options, clock: Clock) -> tuple[str
             log.warning("waiting for the Node: %s", problem)
             said = problem
         await clock.sleep(NODE_RETRY_S)
+
+
+def _address_follower(
+    component: ProxyComponent, name: str, addresses: tuple[str, ...]
+) -> Callable[[Object | None, Object | None], None]:
+    """Takes the Node's new addresses over. Upstream's ends then, and trusts that somebody starts it again (node.go).
+
+    A Node that is gone or has none for a while, as when it registers anew, is no reason to forget what it had.
+    """
+    known = addresses
+
+    def follow(_old: Object | None, new: Object | None) -> None:
+        nonlocal known
+        if new is None or new["metadata"]["name"] != name:
+            return
+        now = read_addresses(new)
+        if now and now != known:
+            log.info("%s: addresses %s, before: %s", name, ", ".join(now), ", ".join(known))
+            known = now
+            component.set_addresses(name, now)
+
+    return follow
 
 
 def read_addresses(node: Object) -> tuple[str, ...]:

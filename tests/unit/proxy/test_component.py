@@ -223,6 +223,22 @@ def test_a_node_that_learns_its_zone_is_written_anew() -> None:
     play(scenario)
 
 
+def test_a_node_with_another_address_is_written_anew() -> None:
+    async def scenario(cluster: ProxyCluster) -> None:
+        ports = [{"name": "http", "port": 80, "nodePort": 30080}]
+        await cluster.put(make_service(ip="10.96.0.77", type="NodePort", ports=ports))
+        await put_web(cluster, "10.244.1.2")
+        await cluster.settle()
+        before = cluster.targets["node-1"].tables
+        cluster.proxy.set_addresses("node-1", ("172.18.0.99",))
+        await cluster.settle()
+        assert "172.18.0.99" in str(cluster.targets["node-1"].tables)
+        assert cluster.proxy.summary()["fullSyncs"] == 2
+        assert cluster.targets["node-1"].tables != before
+
+    play(scenario, config=replace(CONFIG, node_port_addresses=("primary",)))
+
+
 def test_deleted_services_leave_nothing() -> None:
     async def scenario(cluster: ProxyCluster) -> None:
         before = cluster.targets["node-1"].tables
