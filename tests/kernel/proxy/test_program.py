@@ -68,9 +68,9 @@ async def set_up(api: Api) -> None:
     await create(api, make_service(ip="10.96.0.77"), make_slice([make_endpoint("10.244.1.2")]))
 
 
-async def start(spawner: Spawner, ns: Netns, folder: Path, log: int) -> Process:
+async def start(spawner: Spawner, ns: Netns, folder: Path, log: int, *more: str) -> Process:
     flags = ("--kubeconfig", str(folder / "kubeconfig"), "--node-name", "node-1", "--cluster-cidr", "10.244.0.0/16")
-    argv = (*PROGRAM, *flags, "--iptables-min-sync-period", "0", "-v")
+    argv = (*PROGRAM, *flags, "--iptables-min-sync-period", "0", "-v", *more)
     environment = dict(os.environ) | {"PYTHONPATH": str(Path(__file__).parents[3])}
     spec = ProcessSpec(argv, netns=ns, env=environment)
     null = os.open(os.devnull, os.O_RDWR)
