@@ -129,6 +129,7 @@ def test_two_clusters_need_a_name(alone: Netsim) -> None:
         done = alone("get", "nodes", status=1).stderr
         assert "one" in done
         assert "two" in done
-        assert alone("--cluster", "two", "get", "nodes").stdout == alone("get", "nodes", "--cluster", "two").stdout
+        before = alone("--cluster", "two", "get", "nodes", "-o", "name").stdout
+            assert before == alone("get", "nodes", "-o", "name", "--cluster", "two").stdout == "node/node-1\n"
     finally:
         assert sorted(alone.json("down", "--all")["stopped"]) == ["one", "two"]
