@@ -130,6 +130,6 @@ def test_two_clusters_need_a_name(alone: Netsim) -> None:
         assert "one" in done
         assert "two" in done
         before = alone("--cluster", "two", "get", "nodes", "-o", "name").stdout
-            assert before == alone("get", "nodes", "-o", "name", "--cluster", "two").stdout == "node/node-1\n"
+        assert before == alone("get", "nodes", "-o", "name", "--cluster", "two").stdout == "node/node-1\n"
     finally:
         assert sorted(alone.json("down", "--all")["stopped"]) == ["one", "two"]
