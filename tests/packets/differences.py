@@ -43,11 +43,18 @@ DIFFERENCES = {
             "len(LoadBalancerSourceRanges) > 0",
         ),
         _difference(
-            "policy Local falls back",
+            "external policy Local falls back",
             "ipvs",
-            "A Local policy without an endpoint on this node uses the cluster's. Source kept, so only those get an "
-            "answer whose answer comes back by this node.",
+            "externalTrafficPolicy Local without an endpoint on this node uses the cluster's. Source kept, so only "
+            "those get an answer to whom it comes back by this node.",
             "pkg/proxy/ipvs/proxier.go, syncEndpoint, and PR #97081",
+        ),
+        _difference(
+            "internal policy Local without an endpoint refuses",
+            "ipvs",
+            "internalTrafficPolicy Local without an endpoint on this node: refused, not dropped.",
+            "pkg/proxy/topology.go, CategorizeEndpoints: no cluster set where UsesClusterEndpoints is false; so "
+            "syncEndpoint leaves a virtual server without real servers, for which the kernel refuses (ip_vs_leave)",
         ),
         _difference(
             "policy Local is for pods and the node, too",
@@ -56,6 +63,27 @@ DIFFERENCES = {
             "node's own endpoints, if there are any, and keep their source.",
             "pkg/proxy/ipvs/proxier.go, syncProxyRules: one virtual server for each address, onlyNodeLocalEndpoints; "
             "KUBE-NODE-PORT-LOCAL-*, KUBE-LOAD-BALANCER-LOCAL and KUBE-EXTERNAL-IP-LOCAL return before KUBE-MARK-MASQ",
+        ),
+        _difference(
+            "service addresses are the node's own",
+            "ipvs",
+            "What a node sends to a service address comes from that very address, unless it is masqueraded.",
+            "pkg/proxy/ipvs/proxier.go, syncService: every address is on kube-ipvs0; and KUBE-SERVICES' rule for the "
+            "node's own packets to a ClusterIP: -m set --match-set KUBE-CLUSTER-IP src,dst",
+        ),
+        _difference(
+            "only the endpoint's node masquerades a pod that meets itself",
+            "ipvs",
+            "Through another node's NodePort (policy Local) a pod that meets itself is masqueraded by its own node, "
+            "and the answer does not come back by the other.",
+            "pkg/proxy/ipvs/proxier.go, syncProxyRules: only local endpoints are entered in KUBE-LOOP-BACK",
+        ),
+        _difference(
+            "source ranges let the node itself pass",
+            "ipvs",
+            "loadBalancerSourceRanges do not hold for what the node itself sends.",
+            "pkg/proxy/ipvs/proxier.go, iptablesJumpChain: KUBE-PROXY-FIREWALL hangs in INPUT and FORWARD, and IPVS "
+            "takes the node's own packets in LOCAL_OUT",
         ),
         _difference(
             "other ports of a ClusterIP are refused",

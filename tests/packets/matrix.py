@@ -27,7 +27,7 @@ from tests.packets.cells import (
     make_slice,
     service_name,
 )
-from tests.packets.oracle import OUTSIDE, Answer, Entry, Fate, Source, expect
+from tests.packets.oracle import CLIENT, OUTSIDE, SERVICE, Answer, Entry, Fate, Source, expect
 from tests.packets.probes import REFUSED, SILENCE, Prober, Request, Result, Seen, open_netns
 from tests.packets.world import EXTERNAL
 
@@ -99,9 +99,12 @@ class Ground:
             return fate
         if fate.lost and cell.protocol != "udp":
             return SILENCE  # no connection comes about, so no server hears of it
-        address = source.address
-        if fate.masqueraded_by is not None:
-            address = self.masquerades[fate.masqueraded_by, fate.endpoint, cell.family]
+        if fate.sees == CLIENT:
+            address = source.address
+        elif fate.sees == SERVICE:
+            address = self.entry(cell)[0].address
+        else:
+            address = self.masquerades[fate.sees, fate.endpoint, cell.family]
         return Seen(fate.endpoint, address, answered=not fate.lost)
 
 

@@ -47,16 +47,21 @@ class Endpoint:
     ready: bool
 
 
+CLIENT = "the client"
+SERVICE = "the service address"
+
+
 @dataclass(frozen=True)
 class Answer:
-    """``endpoint`` gets the packet. It sees the client's own address, or (``masqueraded_by``) one of a node's.
+    """``endpoint`` gets the packet, and sees it come from the client (`CLIENT`), from a node that masquerades, by its
+    name, or from the address that was asked (`SERVICE`).
 
     ``lost``: its answer goes back to the client by a way that does not lead through the node which translated the
     address, and there nobody knows what it answers.
     """
 
     endpoint: str
-    masqueraded_by: str | None
+    sees: str
     lost: bool = False
 
 
@@ -100,7 +105,10 @@ def _at_node(
 ) -> frozenset[Fate]:
     own = source.kind == "node" and source.node == node
     everywhere = _choose(endpoints)
-    if _is_barred(service, source, entry) and (everywhere or not differs(mode, "source ranges need endpoints")):
+    barred = _is_barred(service, source, entry) and not (
+        own and differs(mode, "source ranges let the node itself pass")
+    )
+    if barred and (everywhere or not differs(mode, "source ranges need endpoints")):
         return frozenset({SILENCE})
     if not everywhere:
         passes = differs(mode, "own packets to an external address without endpoints pass")
@@ -115,7 +123,9 @@ def _at_node(
         policy = spec.get("externalTrafficPolicy", "Cluster")
         masquerade = policy == "Cluster" or (own and not differs(mode, "policy Local is for pods and the node, too"))
     chosen = _choose_by_policy(mode, policy, entry, source, own, everywhere, here)
-    return frozenset(_answer(endpoint, source, node, masquerade) for endpoint in chosen) or frozenset({SILENCE})
+    if chosen:
+        return frozenset(_deliver(mode, endpoint, source, entry, node, masquerade) for endpoint in chosen)
+    return frozenset({REFUSED if differs(mode, "internal policy Local without an endpoint refuses") else SILENCE})
 
 
 def _choose_by_policy(
@@ -135,15 +145,35 @@ def _choose_by_policy(
         return everywhere
     if here:
         return here
-    if differs(mode, "policy Local falls back"):
+    if entry.kind != "ClusterIP" and differs(mode, "external policy Local falls back"):
         return everywhere
     return ()
 
 
-def _answer(endpoint: Endpoint, source: Source, node: str, masquerade: bool) -> Answer:
-    if masquerade or endpoint.name == source.name:  # a pod that meets itself would not see its own packet as an answer
+def _deliver(mode: str, endpoint: Endpoint, source: Source, entry: Entry, node: str, masquerade: bool) -> Fate:
+    """What the endpoint sees when ``node`` has translated the address."""
+    if masquerade:
         return Answer(endpoint.name, node)
-    return Answer(endpoint.name, None, lost=node not in (endpoint.node, source.node))
+    if endpoint.name == source.name:  # a pod that meets itself would not take its own packet for an answer
+        if endpoint.node != node and differs(mode, "only the endpoint's node masquerades a pod that meets itself"):
+            return Answer(endpoint.name, endpoint.node, lost=True)
+        return Answer(endpoint.name, node)
+    own = source.kind == "node" and source.node == node
+    if own and entry.kind != "NodePort" and differs(mode, "service addresses are the node's own"):
+        # Every node has that address, so an endpoint's answer ends at its own.
+        away = endpoint.node != node
+        return SILENCE if away and _is_ipv4(entry) else Answer(endpoint.name, SERVICE, lost=away)
+    lost = node not in (endpoint.node, source.node)
+    if lost and source.kind == "node" and _is_ipv4(entry):
+        return SILENCE  # it comes back to the node that sent it
+    return Answer(endpoint.name, CLIENT, lost)
+
+
+def _is_ipv4(entry: Entry) -> bool:
+    """An IPv4 host drops what comes in with one of its own addresses as the source (a martian, fib_validate_source in
+    net/ipv4/fib_frontend.c); an IPv6 host takes it as it takes any other.
+    """
+    return ip_address(entry.address).version == 4
 
 
 def _is_barred(service: Object, source: Source, entry: Entry) -> bool:
@@ -157,9 +187,7 @@ def _is_barred(service: Object, source: Source, entry: Entry) -> bool:
 def _by_the_routes(
     mode: str, service: Object, endpoints: Sequence[Endpoint], source: Source, entry: Entry, node: str
 ) -> frozenset[Fate]:
-    """The router brings it to the entry's node. An IPv4 host drops what claims to be from itself (a martian source,
-    fib_validate_source in net/ipv4/fib_frontend.c); an IPv6 host takes it as it takes any other.
-    """
+    """The router brings it to the entry's node."""
     if node == entry.node:
-        return frozenset({SILENCE if ip_address(entry.address).version == 4 else REFUSED})
+        return frozenset({SILENCE if _is_ipv4(entry) else REFUSED})
     return _at_node(mode, service, endpoints, source, entry, entry.node)

@@ -28,6 +28,10 @@ _KINDS = {
     "sctp": (socket.SOCK_STREAM, socket.IPPROTO_SCTP),
 }
 _AF = {4: socket.AF_INET, 6: socket.AF_INET6}
+_IP_RECVERR, _IPV6_RECVERR = 11, 25  # include/uapi/linux/in.h, in6.h
+# Every request has a port of its own. With ports by chance two of a client's flows through two Services to one endpoint
+# soon have the same, and IPVS, which keeps the client's port, takes the answer to the second for one to the first.
+_SOURCE_PORTS = range(33000, 61000)
 _REFUSALS = (errno.ECONNREFUSED,)
 T = TypeVar("T")
 
@@ -123,6 +127,7 @@ class Prober:
         kind, protocol = _KINDS[request.protocol]
         sock = request.source.socket(_AF[6 if ":" in request.address else 4], kind, protocol)
         sock.setblocking(False)
+        sock.bind((_choose_source(sock, request), _SOURCE_PORTS[number % len(_SOURCE_PORTS)]))
         attempt = _Try(number, request, sock, time.monotonic() + request.patience_s)
         self._waiting[number] = attempt
         self._selector.register(sock, selectors.EVENT_READ, lambda: self._receive(attempt))
@@ -138,6 +143,10 @@ class Prober:
             self._finish(attempt, _name_error(error.errno or 0))
 
     def _receive(self, attempt: _Try) -> None:
+        code = attempt.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # recv(2) of SCTP would not say it
+        if code:
+            self._finish(attempt, _name_error(code))
+            return
         try:
             text = attempt.sock.recv(200).decode()
         except BlockingIOError:
@@ -173,6 +182,25 @@ class Prober:
         for accepted, peer in _until_empty(sock.accept):
             with accepted:
                 accepted.send(f"{name} {peer[0]}".encode())
+
+
+def _choose_source(sock: socket.socket, request: Request) -> str:
+    """The address to bind a client to: any.
+
+    But SCTP tells its peer all addresses of its host, which no translator of addresses touches, so whoever speaks it
+    through one binds to a single address: here that which the routes give, as they do for the others. Of a refusal it
+    hears only where it asks for errors (sctp_v4_err, net/sctp/input.c).
+    """
+    v6 = ":" in request.address
+    if request.protocol != "sctp":
+        return "::" if v6 else "0.0.0.0"
+    if v6:
+        sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVERR, 1)
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, _IP_RECVERR, 1)
+    with request.source.socket(sock.family, socket.SOCK_DGRAM, 0) as other:
+        other.connect((request.address, request.port))
+        return str(other.getsockname()[0])
 
 
 def _until_empty(receive: Callable[[], T]) -> Iterable[T]:
