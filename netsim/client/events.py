@@ -22,6 +22,7 @@ COMBINED_PREFIX = "(combined from similar events): "
 CACHE_MAX = 4096
 BACKLOG_MAX = 20_000
 COUNT_DELAY_S = 0.2  # repeats within this time are one write
+NAME_MAX = 253  # characters of an object's name
 
 
 @dataclass(slots=True)
@@ -114,7 +115,8 @@ class EventRecorder:
         now = format_time(now_s)
         # Unique as upstream's: the object's name and the time, here with a number against two in one
         # nanosecond.
-        name = f"{name_of(obj)}.{int(now_s * 1e9) + next(self._sequence):x}"
+        suffix = f".{int(now_s * 1e9) + next(self._sequence):x}"
+        name = f"{name_of(obj)[: NAME_MAX - len(suffix)].rstrip('-.')}{suffix}"
         involved = {"apiVersion": obj.get("apiVersion", ""), **make_reference(obj)}
         if version := obj["metadata"].get("resourceVersion"):
             involved["resourceVersion"] = version

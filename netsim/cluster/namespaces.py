@@ -6,6 +6,7 @@ from pathlib import Path
 from netsim.kernel.netns import Netns
 from netsim.kernel.netplan import apply_plan
 from netsim.model.errors import NetsimError
+from netsim.model.names import short_file_name
 from netsim.ruleset.netplan import Plan
 
 NETNS_DIR = Path("/run/netns")  # the sandbox's own, a private tmpfs
@@ -21,7 +22,7 @@ class NamespaceRegistry:
 
     def publish(self, name: str, netns: Netns | None) -> None:
         """Give a namespace its name; None takes the name away."""
-        link = NETNS_DIR / name
+        link = NETNS_DIR / short_file_name(name)
         link.unlink(missing_ok=True)
         if netns is None:
             self._by_name.pop(name, None)

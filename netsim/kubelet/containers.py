@@ -153,6 +153,12 @@ class BuiltinContainer:
         self._responder.serve(self._name, self._plan.kind, who, options, sockets, watcher, fd)
         self._served = True
 
+    def abandon(self) -> None:
+        """Serve no more; nobody is told that it ended, as it counts as never started."""
+        self._over = True
+        if self._served:
+            self._responder.stop(self._name)
+
     def terminate(self) -> None:
         """What the program in the image does on SIGTERM: some go on serving for a while."""
         if self._over or self._task is not None:

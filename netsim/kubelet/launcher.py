@@ -126,8 +126,12 @@ class Launcher:
             return await self.shell(container, sandbox, command)
 
         running.start(sandbox.netns, who, options, logged, shell)
-        if plan.lines:
-            logged(plan.lines)
+        try:
+            if plan.lines:
+                logged(plan.lines)
+        except OSError:  # a full disk: the next attempt finds its ports free
+            running.abandon()
+            raise
         return running
 
     async def _start_process(

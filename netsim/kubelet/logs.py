@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 from netsim.model.clock import Clock
+from netsim.model.names import short_file_name
 
 CHUNK_BYTES = 64 * 1024
 FOLLOW_S = 0.1
@@ -19,7 +20,10 @@ class LogStore:
         self._clock = clock
 
     def path(self, namespace: str, pod: str, container: str, restarts: int) -> Path:
-        return self._root / f"{namespace}_{pod}" / container / f"{restarts}.log"
+        return self._folder(namespace, pod) / container / f"{restarts}.log"
+
+    def _folder(self, namespace: str, pod: str) -> Path:
+        return self._root / short_file_name(f"{namespace}_{pod}")
 
     def open(self, namespace: str, pod: str, container: str, restarts: int) -> int:
         """A descriptor for appending, which may be a process's stdout."""
@@ -36,7 +40,7 @@ class LogStore:
 
     def remove(self, namespace: str, pod: str) -> None:
         """Forget a pod's output. Safe to repeat."""
-        shutil.rmtree(self._root / f"{namespace}_{pod}", ignore_errors=True)
+        shutil.rmtree(self._folder(namespace, pod), ignore_errors=True)
 
     async def read(
         self, path: Path, *, tail_lines: int | None, follow: bool, ended: Callable[[], bool]

@@ -5,6 +5,7 @@ import hashlib
 from netsim.model.errors import UsageError
 
 LINK_NAME_MAX_BYTES = 15  # IFNAMSIZ - 1, include/uapi/linux/if.h
+FILE_NAME_MAX_BYTES = 255  # NAME_MAX, include/uapi/linux/limits.h
 
 FABRIC = "fabric"  # the sandbox's own network namespace
 EXTERNAL = "external"  # the external host
@@ -17,6 +18,15 @@ VXLAN_LINK = "vxlan0"  # in a node, pod-network vxlan
 
 NODE_TABLE = "netsim-node"  # nft table: masquerading of pod traffic that leaves the cluster
 CNI_TABLE = "netsim-cni"  # nft table: the CNI plugin's ipMasq and port mappings
+
+
+def check_object_name(name: str) -> str:
+    """``name``, or UsageError if it can't name an object: part of a URL, "" would mean all objects of its kind
+    (upstream's IsValidPathSegmentName).
+    """
+    if name in ("", ".", "..") or any(c in "/%?#" or c.isspace() for c in name):
+        raise UsageError(f'"{name}" is no name of an object', hint="names have letters, digits, '-' and '.'")
+    return name
 
 
 def pod_namespace(namespace: str, pod: str) -> str:
@@ -35,6 +45,16 @@ def short_link_name(name: str) -> str:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:6]
     return f"{name[: LINK_NAME_MAX_BYTES - 7]}-{digest}"
+
+
+def short_file_name(name: str) -> str:
+    """``name`` if it fits a file's name, else its head and 12 hex digits of its SHA-256: a pod's namespace and name
+    together may have 317 bytes.
+    """
+    if len(name.encode()) <= FILE_NAME_MAX_BYTES:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+    return f"{name[: FILE_NAME_MAX_BYTES - 13]}-{digest}"
 
 
 def check_link_name(name: str) -> str:

@@ -190,6 +190,39 @@ def test_a_config_map_that_comes_later_lets_the_container_start(world: World) ->
     world.play(scenario)
 
 
+def test_a_log_that_can_not_be_written_holds_no_port(world: World) -> None:
+    async def scenario(world: World) -> None:
+        obstacle = world.state_dir / "logs"
+        obstacle.write_text("a file where a folder should be")
+        await world.create("web", netexec())
+        state = await world.until("waiting", lambda: world.container()["state"].get("waiting"))
+        assert state["reason"] == "RunContainerError"
+        obstacle.unlink()
+
+        def is_free() -> bool:  # the responder closes what it was told to a moment later
+            with world.published["default_web"].entered():
+                return not any(
+                    ":1F90 " in Path(f"/proc/thread-self/net/{table}").read_text() for table in ("tcp", "tcp6")
+                )
+
+        await world.until("port 8080 free", is_free)
+        await world.clock.advance(10)
+        await world.running()
+
+    world.play(scenario)
+
+
+def test_a_pod_with_the_longest_name_has_a_log_and_events(world: World) -> None:
+    async def scenario(world: World) -> None:
+        name = "p" * 253
+        await world.create(name, shell("echo hello; exec sleep 1000"))
+        await world.running(name)
+        await world.until_told("a line", lambda: world.log(name))
+        assert ("Started", "Started container main (process: sh)") in await world.event_list(name)
+
+    world.play(scenario)
+
+
 def test_two_containers_on_one_port(world: World) -> None:
     async def scenario(world: World) -> None:
         await world.create("web", container("a"), container("b"))
