@@ -2,7 +2,7 @@
 
 import difflib
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -104,6 +104,26 @@ def write_examples(examples: str, formatter: click.HelpFormatter) -> None:
 def _set_cluster(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
     if value:
         context.ensure_object(State).cluster = value
+
+
+def split_targets(kind: str, names: Sequence[str], command: str) -> list[tuple[str, str]]:
+    """KIND NAME... or KIND/NAME... as pairs of kind and name. Raises UsageError."""
+    from netsim.model.errors import UsageError
+    from netsim.model.kinds import find_kind
+    from netsim.model.names import check_object_name
+
+    word, slash, name = kind.partition("/")
+    given = (name, *names) if slash and name else names
+    if not given:
+        raise UsageError(f"which {word}?", hint=f"netsim {command} {word} NAME")
+    targets = []
+    for one in given:
+        other, has_kind, name = one.partition("/") if slash else ("", "", one)
+        targets.append((other, name) if has_kind else (word, one))
+    for of, name in targets:
+        find_kind(of)
+        check_object_name(name)
+    return targets
 
 
 # --- options ---

@@ -12,9 +12,9 @@ from netsim.cli.base import (
     complete_names,
     namespace_option,
     pass_state,
+    split_targets,
 )
 from netsim.cli.describe_parts import age, events_text, field_lines, join_map, sub_table
-from netsim.model.errors import UsageError
 from netsim.model.kinds import Kind, find_kind
 from netsim.model.objects import Object
 
@@ -38,18 +38,13 @@ SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 @pass_state
 def describe(state: State, kind: str, names: tuple[str, ...], namespace: str) -> None:
     """Show one object with what belongs to it: a Service's endpoints, a node's pods, and the events."""
-    word, slash, name = kind.partition("/")
-    if slash:
-        names = (name, *names)
-    if not names or not all(names):
-        raise UsageError(f"which {word}?", hint=f"netsim describe {word} NAME")
-    found = find_kind(word)
+    targets = split_targets(kind, names, "describe")
     cluster = state.attach()
-    for index, one in enumerate(names):
+    for index, (word, name) in enumerate(targets):
         if index:
             click.echo("\n")
-        obj = cluster.get(word, one, namespace)
-        click.echo(describe_object(cluster, found, obj))
+        obj = cluster.get(word, name, namespace)
+        click.echo(describe_object(cluster, find_kind(word), obj))
 
 
 def describe_object(cluster: "Cluster", kind: Kind, obj: Object) -> str:

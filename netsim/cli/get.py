@@ -19,6 +19,7 @@ from netsim.cli.output import print_json, print_table, print_yaml
 from netsim.cli.stream import watch_lines
 from netsim.model.errors import ApiError, UsageError
 from netsim.model.kinds import DEPLOYMENT, POD, REPLICA_SET, SERVICE, Kind, find_kind
+from netsim.model.names import check_object_name
 
 if TYPE_CHECKING:
     from netsim.cluster.handle import Cluster
@@ -100,6 +101,8 @@ def _plan(kind: str, names: tuple[str, ...], namespace: str | None, selector: st
         if names:
             raise UsageError(f"{kind} and another name", hint=f"netsim get {word} {name} {' '.join(names)}")
         names = (name,)
+    for name in names:
+        check_object_name(name)
     kinds = _ALL if word == "all" else tuple(find_kind(part) for part in word.split(",") if part)
     if not kinds:
         raise UsageError("no KIND", hint="netsim get pods")

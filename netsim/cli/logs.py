@@ -7,7 +7,14 @@ import click
 from netsim.cli.base import NetsimCommand, State, complete_names, namespace_option, pass_state
 from netsim.cli.stream import chunks, open_stream
 from netsim.model.errors import ApiError, UsageError
-from netsim.model.kinds import POD
+from netsim.model.kinds import KINDS, POD
+from netsim.model.names import check_object_name
+
+KIND_WORDS = {word for kind in KINDS for word in (kind.plural, kind.singular, *kind.short_names)} - {
+    "pod",
+    "pods",
+    "po",
+}
 
 
 @click.command(
@@ -29,7 +36,7 @@ def logs(state: State, pod: str, namespace: str, container: str | None, follow: 
     parts = pod.removeprefix("pod/").removeprefix("pods/").split("/")
     if len(parts) > 2 or not all(parts):
         raise UsageError(f'"{pod}" is no pod', hint="write NAME or NAMESPACE/NAME")
-    name, namespace = parts[-1], parts[0] if len(parts) == 2 else namespace
+    name, namespace = check_object_name(parts[-1]), parts[0] if len(parts) == 2 else namespace
     cluster = state.attach()
     query = {
         "container": container or "",
@@ -40,6 +47,8 @@ def logs(state: State, pod: str, namespace: str, container: str | None, follow: 
     try:
         response = open_stream(cluster, path, {key: value for key, value in query.items() if value})
     except ApiError as error:
+        if error.code == 404 and pod.split("/", maxsplit=1)[0] in KIND_WORDS:
+            error.hint = f"logs are of pods, by name: netsim get pods -l SELECTOR lists those of {pod}"
         if error.code == 400 and not error.hint:
             error.hint = f"choose one with -c NAME; netsim describe pod {name} -n {namespace} shows them"
         raise

@@ -13,10 +13,11 @@ from netsim.cli.base import (
     namespace_option,
     output_option,
     pass_state,
+    split_targets,
 )
 from netsim.cli.get import qualified_name
 from netsim.cli.output import print_json, progress
-from netsim.model.errors import UsageError
+from netsim.model.errors import NetsimError, UsageError
 from netsim.model.objects import Object
 
 if TYPE_CHECKING:
@@ -125,15 +126,15 @@ def delete(
         with progress(f"deleting {len(sources)} objects"):
             deleted = cluster.delete(sources, namespace=namespace, wait=not no_wait, timeout_s=timeout)
     else:
-        word, slash, name = kind.partition("/")
-        if slash and name:
-            names = (name, *names)
-        if not names:
-            raise UsageError(f"which {word}?", hint=f"netsim delete {word} NAME")
+        targets = split_targets(kind, names, "delete")
         cluster = state.attach()
-        for one in names:
-            with progress(f"deleting {word}/{one}"):
-                deleted += cluster.delete(word, one, namespace=namespace, wait=not no_wait, timeout_s=timeout)
+        try:
+            for word, name in targets:
+                with progress(f"deleting {word}/{name}"):
+                    deleted += cluster.delete(word, name, namespace=namespace, wait=not no_wait, timeout_s=timeout)
+        except NetsimError:
+            _print_deleted(deleted, output)  # what was done is told even if the next one fails
+            raise
     _print_deleted(deleted, output)
 
 

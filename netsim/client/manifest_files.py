@@ -18,6 +18,8 @@ def read_manifests(source: str | Path) -> list[SourceObject]:
     UsageError (a URL).
     """
     text = str(source)
+    if not text:
+        raise UsageError("the name of a manifest is empty", hint="for this directory say: -f .")
     if text == STDIN:
         found = parse_manifests(_decode(sys.stdin.buffer.read(), "<stdin>"), "<stdin>")
         return _something(found, "<stdin>", "is anything written into the pipe?")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from netsim.cluster import wire
-from netsim.model.errors import NetsimError
+from netsim.model.errors import NetsimError, UsageError
 
 
 class ControlClient:
@@ -45,11 +45,12 @@ class ControlClient:
         Returns its exit status, negative for the number of the signal that ended it. ``started`` is given a function
         that sends it a signal.
         """
+        check_command(argv)
         with closing(self._connect()) as sock:
             self._exchange(sock, {"op": "exec", "where": where, "argv": list(argv), **options}, list(fds))
             if started is not None:
                 started(lambda number: wire.send(sock, {"signal": number}))
-            received = wire.receive(sock)
+            received = _receive(sock)
             if received is None:
                 raise NetsimError("the cluster process ended while the command ran", hint="netsim list shows what runs")
             if "error" in received[0]:
@@ -72,8 +73,12 @@ class ControlClient:
     def _exchange(
         self, sock: socket.socket, message: dict[str, Any], fds: list[int]
     ) -> tuple[dict[str, Any], list[int]]:
-        wire.send(sock, message, fds)
-        received = wire.receive(sock)
+        try:
+            wire.send(sock, message, fds)
+        except (BrokenPipeError, ConnectionResetError):
+            received = None
+        else:
+            received = _receive(sock)
         if received is None:
             raise NetsimError("the cluster process ended", hint="netsim list shows what runs")
         reply, reply_fds = received
@@ -81,3 +86,19 @@ class ControlClient:
             raise wire.rebuild_error(reply["error"])
         answer: dict[str, Any] = reply["ok"]
         return answer, reply_fds
+
+
+def _receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """wire.receive; a process that was killed with a message unread is an end like any other."""
+    try:
+        return wire.receive(sock)
+    except ConnectionResetError:
+        return None
+
+
+def check_command(argv: Sequence[str]) -> None:
+    """Raises UsageError if ``argv`` is no command."""
+    if isinstance(argv, str) or not argv or not all(isinstance(word, str) for word in argv):
+        raise UsageError(f"a command is a list of strings, not {argv!r}", hint='such as ["ping", "-c", "1", "web"]')
+    if any("\0" in word for word in argv):
+        raise UsageError(f"no word of a command has a NUL: {argv!r}")

@@ -30,6 +30,7 @@ from netsim.model.config import parse_config
 from netsim.model.errors import InputError, NetsimError, TimeoutExpired
 from netsim.model.kinds import find_kind
 from netsim.model.manifests import SourceObject, parse_manifests
+from netsim.model.names import check_object_name
 from netsim.model.objects import Object
 from netsim.model.where import parse_where
 
@@ -243,7 +244,7 @@ class Cluster:
         """Delete what a manifest names, or with ``name`` the object of that kind: ``delete("pod", "web")``."""
         if name is not None:
             kind = find_kind(str(source))
-            metadata = {"name": name} | ({"namespace": namespace} if kind.namespaced else {})
+            metadata = {"name": check_object_name(name)} | ({"namespace": namespace} if kind.namespaced else {})
             objects: list[Object] = [{"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata}]
         else:
             objects = [item.object for item in _sources(source)]
@@ -258,7 +259,7 @@ class Cluster:
         """One object. Raises ApiError."""
         loop, api = self._connect()
         found = find_kind(kind)
-        return loop.run(api.get(found, name, namespace if found.namespaced else None))
+        return loop.run(api.get(found, check_object_name(name), namespace if found.namespaced else None))
 
     def list(self, kind: str, namespace: str | None = None, labels: str = "") -> list[Object]:
         """Objects of a kind, of one namespace or of all (None)."""
@@ -269,7 +270,7 @@ class Cluster:
         """Change one object by a merge patch (RFC 7386)."""
         loop, api = self._connect()
         found = find_kind(kind)
-        return loop.run(api.patch(found, name, dict(patch), namespace if found.namespaced else None))
+        return loop.run(api.patch(found, check_object_name(name), dict(patch), namespace if found.namespaced else None))
 
     def request(
         self,

@@ -60,7 +60,7 @@ def describe_error(error: NetsimError) -> dict[str, Any]:
         "hint": error.hint,
     }
     if isinstance(error, ApiError):
-        described |= {"code": error.code, "reason": error.reason}
+        described |= {"code": error.code, "reason": error.reason, "details": error.details}
     if isinstance(error, FeatureMissing):
         described["feature"] = error.feature
     if isinstance(error, KernelError):
@@ -73,7 +73,7 @@ def rebuild_error(error: dict[str, Any]) -> NetsimError:
     message, where, hint = error["message"], error.get("where", ""), error.get("hint", "")
     kind = error.get("type", "NetsimError")
     if kind == "ApiError":
-        return ApiError(error["code"], error["reason"], message, hint=hint)
+        return ApiError(error["code"], error["reason"], message, details=error.get("details"), hint=hint)
     if kind == "FeatureMissing":
         return FeatureMissing(error["feature"], message, where=where, hint=hint)
     if kind == "KernelError":

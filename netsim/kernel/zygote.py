@@ -116,6 +116,9 @@ class Zygote:
             except KernelError as error:
                 self._answer(id=number, error=error.message, errno=error.errno, hint=error.hint)
                 return
+            except (IndexError, TypeError, ValueError) as error:  # no program, no text, a NUL: not worth our own end
+                self._answer(id=number, error=f"exec: {error}", errno=errno.EINVAL, hint="")
+                return
             self.children[pid] = number
             self.pids[number] = pid
             self._answer(id=number, pid=pid)

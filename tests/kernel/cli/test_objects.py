@@ -31,6 +31,14 @@ def test_apply_says_what_it_did_as_kubectl_does(netsim: Netsim) -> None:
     assert gone.stderr.startswith('error: configmaps "told" not found')
 
 
+def test_delete_tells_what_it_did_before_it_failed(netsim: Netsim) -> None:
+    for name in ("one", "two"):
+        netsim("apply", "-f", "-", input=CONFIG.format(name=name, value="x"))
+    failed = netsim("delete", "configmap/one", "cm/two", "svc/nope", status=1)
+    assert failed.stdout == "configmap/one deleted\nconfigmap/two deleted\n"
+    assert failed.stderr.startswith('error: services "nope" not found\nnext: ')
+
+
 def test_apply_and_delete_are_machine_readable(netsim: Netsim, tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(CONFIG.format(name="machine", value="one"))
@@ -143,6 +151,7 @@ def test_logs(deployed: Netsim) -> None:
     missing = deployed("logs", "nope", status=1).stderr.splitlines()
     assert missing == ['error: pods "nope" not found', "next: netsim get pods -A shows what there is"]
     assert "-c NAME" in deployed("logs", "client", "-c", "nope", status=1).stderr
+    assert "next: logs are of pods" in deployed("logs", "deploy/web", status=1).stderr
 
 
 @pytest.mark.parametrize(

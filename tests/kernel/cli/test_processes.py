@@ -37,7 +37,7 @@ def test_every_kind_of_place(deployed: Netsim) -> None:
 @pytest.mark.parametrize(
     ("argv", "status", "words"),
     [
-        (("exec", "pod/nope", "--", "ls"), 1, "nope"),
+        (("exec", "pod/nope", "--", "ls"), 1, 'pods "nope" not found\nnext: netsim get pods -A'),
         (("exec", "node/nope", "--", "ls"), 1, 'there is no node "nope"'),
         (("exec", "host/nope", "--", "ls"), 1, 'there is no host "nope"'),
         (("exec", "pod/client", "-c", "nope", "--", "ls"), 1, "nope"),

@@ -107,6 +107,29 @@ class TestManifests:
         with pytest.raises(NetsimError, match='exec: "no-such-program": executable file not found'):
             cluster.exec(f"pod/{namespace}/good", ["no-such-program"])
 
+    @pytest.mark.parametrize("command", [[], [""], "ls", ["sleep", 1], ["/bin/echo", "a\0b"]])
+    def test_what_is_no_command_is_refused_and_the_cluster_lives_on(self, cluster: Cluster, command: Any) -> None:
+        with pytest.raises(NetsimError):
+            cluster.exec("host/external", command)
+        assert cluster.exec("host/external", ["echo", "alive"]).stdout == "alive\n"
+
+    def test_an_empty_name_deletes_nothing(self, cluster: Cluster, namespace: str) -> None:
+        cluster.apply(make_pod("stays"), namespace=namespace)
+        for call in (cluster.delete, cluster.get):
+            with pytest.raises(UsageError, match='"" is no name of an object'):
+                call("pods", "", namespace=namespace)
+        with pytest.raises(UsageError, match="no name of an object"):
+            cluster.patch("pods", "", {}, namespace)
+        assert not cluster.get("pod", "stays", namespace)["metadata"].get("deletionTimestamp")
+
+    def test_a_pod_with_the_longest_name_runs(self, cluster: Cluster, namespace: str) -> None:
+        name = "p" * 253
+        pod = make_pod("short")
+        pod["metadata"]["name"] = name
+        cluster.apply(pod, namespace=namespace)
+        assert cluster.exec(f"pod/{namespace}/{name}", ["hostname"]).stdout == f"{name[:63]}\n"
+        cluster.delete("pod", name, namespace=namespace)
+
     def test_a_place_that_is_not_there(self, cluster: Cluster, namespace: str) -> None:
         for where in (f"pod/{namespace}/nobody", "node/node-9", "host/nowhere"):
             with pytest.raises(NetsimError) as caught:

@@ -53,6 +53,16 @@ def test_output_and_status(spawner: Spawner, ns: Netns, way: dict[str, object]) 
 
 
 @each_way
+@pytest.mark.parametrize("argv", [(), ("/bin/echo", "a\0b"), ("/bin/echo", 1)], ids=["empty", "nul", "number"])
+def test_what_can_not_be_executed_does_not_end_the_spawner(
+    spawner: Spawner, way: dict[str, object], argv: tuple[str, ...]
+) -> None:
+    with pytest.raises(KernelError):
+        spawner.run_blocking(spec(*argv, **way))
+    assert spawner.run_blocking(spec("echo", "alive", **way)).stdout == b"alive\n"
+
+
+@each_way
 def test_awaited(spawner: Spawner, way: dict[str, object]) -> None:
     assert asyncio.run(spawner.run(shell("kill -9 $$", **way))).returncode == (0 if way else -9)
 

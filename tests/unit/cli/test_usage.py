@@ -58,7 +58,12 @@ def test_every_command_has_help_with_examples(name: str, capsys: pytest.CaptureF
         ("delete", "nothing to delete", "netsim delete KIND NAME"),
         ("delete pod", "which pod?", "netsim delete pod NAME"),
         ("delete pod a -f b", "-f and KIND together", "netsim delete -f FILE"),
+        ("delete pod/", "which pod?", "netsim delete pod NAME"),
+        ("delete pod a b/c", '"b/c" is no name of an object', "letters, digits"),
+        ("delete pod/a frogs/b", 'unknown kind "frogs"', "known kinds"),
         ("describe pod", "which pod?", "netsim describe pod NAME"),
+        ("get pods a?watch=true", "is no name of an object", "letters, digits"),
+        ("logs a%2fb", "is no name of an object", "letters, digits"),
         ("logs a/b/c", '"a/b/c" is no pod', "NAMESPACE/NAME"),
         ("exec pod/a", "missing argument 'COMMAND...'", "netsim exec --help"),
         ("exec a -- ls", '"a" is no place', "pod/[NAMESPACE/]NAME"),
@@ -78,6 +83,18 @@ def test_wrong_usage_is_status_2_with_a_next_step(
     if hint:
         assert lines[1].startswith("next: ")
         assert hint in lines[1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["delete", "pods", ""], ["get", "pods", ""], ["describe", "pod", ""], ["delete", "-f", ""], ["apply", "-f", ""]],
+)
+def test_an_empty_word_is_not_everything(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """What ``netsim delete pods "$NAME"`` says without NAME."""
+    assert run(arguments) == 2
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: ")
+    assert hint.startswith("next: ")
 
 
 @pytest.mark.parametrize("line", ["status", "get pods", "exec pod/a -- ls", "apply -f web.yaml", "kubeconfig", "down"])

@@ -58,4 +58,4 @@ def test_an_error_comes_back_with_its_words_and_exit_status(error: NetsimError) 
     assert rebuilt.exit_status == error.exit_status
     if isinstance(error, ApiError):
         assert isinstance(rebuilt, ApiError)
-        assert (rebuilt.code, rebuilt.reason) == (error.code, error.reason)
+        assert (rebuilt.code, rebuilt.reason, rebuilt.details) == (error.code, error.reason, error.details)
