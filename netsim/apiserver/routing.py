@@ -25,10 +25,13 @@ class Route:
 
 def unknown_path(path: str) -> ApiError:
     """404 that says what there is."""
+    known = f"known kinds: {known_kinds()}"
+    if "/pods/" in path and path.endswith(("/exec", "/attach", "/portforward")):  # kubectl exec and cp, attach, ...
+        known = "netsim has no streams over HTTP: use netsim exec pod/[NAMESPACE/]NAME -- COMMAND"
     return ApiError(
         404,
         "NotFound",
-        f"the server could not find the requested resource: {path} (known kinds: {known_kinds()})",
+        f"the server could not find the requested resource: {path} ({known})",
         details={"causes": [{"reason": "UnexpectedServerResponse", "message": f"no such path: {path}"}]},
     )
 

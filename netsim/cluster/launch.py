@@ -137,7 +137,7 @@ def _await_ready(
     tail = "".join(state.log.read_text(errors="replace").splitlines(keepends=True)[-20:])
     raise NetsimError(
         f"the cluster process ended before the cluster was ready\n{tail}".rstrip(),
-        hint=f"its log is {state.log}",
+        hint="look at the end of its log, above" if tail else "it said nothing: is the disk full?",
     )
 
 

@@ -28,6 +28,7 @@ from netsim.cluster.namespaces import NamespaceRegistry
 from netsim.cluster.network import choose_node_addresses, plan_fabric
 from netsim.cluster.node_network import NodeNetwork
 from netsim.cluster.places import Places
+from netsim.cluster.readiness import check_ready, explain_unready
 from netsim.cluster.state import StateDir
 from netsim.controllers.manager import make_controllers
 from netsim.dns.component import DnsComponent
@@ -222,11 +223,17 @@ class Runtime:
         def dns_pods() -> list[Object]:
             return [pod for pod in pods.items() if namespace_of(pod) == "kube-system"]
 
-        await _until(
-            lambda: any(_is_ready(pod) for pod in dns_pods()),
-            "cluster DNS Ready",
-            lambda: ", ".join(f"{name_of(pod)}: {pod.get('status')}" for pod in dns_pods()),
-        )
+        try:
+            await _until(
+                lambda: any(_is_ready(pod) for pod in dns_pods()),
+                "cluster DNS Ready",
+                lambda: ", ".join(name_of(pod) for pod in dns_pods()),
+            )
+        except NetsimError as error:
+            for pod in dns_pods():  # with the reason: a full disk, a CNI plugin that fails
+                if (unready := check_ready(pod)) is not None:
+                    error.message += f"\n{await explain_unready(self.api, unready)}"
+            raise
 
     async def _serve(self, server: ApiServer) -> str:
         """Put the API on its sockets and write the kubeconfig. Returns the URL of the loopback port."""

@@ -161,6 +161,13 @@ def test_unknown_kinds_are_refused_with_the_list_of_known_ones() -> None:
         assert code_and_reason(caught) == (404, "NotFound")
 
 
+@pytest.mark.parametrize("stream", ["exec", "attach", "portforward"])
+def test_what_kubectl_exec_asks_for_is_refused_with_what_to_do_instead(stream: str) -> None:
+    with pytest.raises(ApiError, match="use netsim exec pod/") as caught:
+        Server().get(f"{PODS}/a/{stream}")
+    assert code_and_reason(caught) == (404, "NotFound")
+
+
 def test_a_stale_update_is_a_conflict() -> None:
     server = Server()
     first = server.create(CONFIG_MAPS, {"metadata": {"name": "c"}, "data": {"a": "1"}})
