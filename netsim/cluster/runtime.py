@@ -83,11 +83,14 @@ class Runtime:
             loop.add_signal_handler(number, self._stop.set)
         if self._orders.owner_fd >= 0:
             loop.add_reader(self._orders.owner_fd, self._stop.set)  # readable: its other end has been closed
+        # Without one of these two the cluster would look alive, and start or answer nothing any more.
+        for name, pid in (("spawner", self.spawner.pid), ("responder", self._responder.pid)):
+            loop.add_reader(os.pidfd_open(pid), self._helper_ended, name)
         starting = asyncio.create_task(self._start())
         stopping = asyncio.create_task(self._stop.wait())
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
-            self._failure = starting.exception()
+            self._failure = self._failure or starting.exception()
             if self._failure is None:
                 await stopping
         # Nothing is taken apart: when this process, the init of its PID namespace, ends, the kernel does that, and it
@@ -185,6 +188,11 @@ class Runtime:
         if task.cancelled() or self._stop.is_set():
             return
         self._failure = task.exception() or RuntimeError(f"{task.get_name()} ended")
+        self._stop.set()
+
+    def _helper_ended(self, name: str) -> None:
+        if self._failure is None and not self._stop.is_set():
+            self._failure = RuntimeError(f"the {name} process ended")
         self._stop.set()
 
     async def _build_fabric(self) -> None:

@@ -132,6 +132,16 @@ def test_kill_at_random_instants_leaves_nothing_that_hinders_the_next_up(state_r
 
 
 @pytest.mark.usefixtures("nothing_is_left")
+@pytest.mark.parametrize("helper", [0, 1], ids=["spawner", "responder"])
+def test_a_cluster_does_not_outlive_its_helper_processes(state_root: Path, helper: int) -> None:
+    cluster = netsim.up("victim", nodes=1, owned=False)
+    helpers = Path(f"/proc/{cluster.pid}/task/{cluster.pid}/children").read_text().split()
+    os.kill(int(helpers[helper]), signal.SIGKILL)
+    wait_until("the cluster process gone", lambda: not StateDir(state_root / "victim").is_running())
+    cluster.down()
+
+
+@pytest.mark.usefixtures("nothing_is_left")
 def test_killing_the_cluster_process_takes_its_namespaces_with_it(state_root: Path) -> None:
     before = network_namespaces()
     cluster = netsim.up("victim", nodes=3, owned=False)
