@@ -296,13 +296,18 @@ def _word(result: Result) -> str:
 def run_matrix(
     cluster: Cluster, namespace: str, protocols: Sequence[str], families: Sequence[int], pace: Pace
 ) -> Report:
-    """The whole of it. Raises AssertionError naming every cell that went wrong, or that nobody asked."""
-    cells = every_cell(protocols, families)
+    """The whole of it, in the mode that the cluster is in. Raises AssertionError as `check_cells` does."""
     ground = deploy(cluster, namespace, protocols, families, pace)
     try:
-        report = ask_all(ground, cells)
+        return check_cells(ground, protocols, families)
     finally:
         ground.close()
+
+
+def check_cells(ground: Ground, protocols: Sequence[str], families: Sequence[int]) -> Report:
+    """Ask every cell. Raises AssertionError naming each that went wrong, or that nobody asked."""
+    cells = every_cell(protocols, families)
+    report = ask_all(ground, cells)
     wrong = report.wrong()
     assert not wrong, f"{len(wrong)} of {len(cells)} cells, mode {ground.mode}:\n" + "\n".join(wrong)
     asked = sum(1 for results in report.asked.values() if results)
