@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from netsim.store.store import Store
 from tests.fake_clock import FakeClock
 
 TIMEOUT_S = 20.0
+REPEAT_PROBE_S = 1.0  # long, so that the clock stands wherever nothing was missed
 POLL_S = 0.002
 
 
@@ -164,8 +166,23 @@ class World:
         return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
     async def running(self, name: str = "web") -> Object:
-        """The pod once it runs and is ready."""
-        await self.until(f"{name} ready", lambda: self.status(name).get("phase") == "Running" and self.is_ready(name))
+        """The pod once it runs and is ready.
+
+        A probe may come before the container listens, and its next one only when the clock goes on: it does, a second
+        for each REPEAT_PROBE_S of waiting in vain.
+        """
+        next_probe_at = time.monotonic() + REPEAT_PROBE_S
+
+        async def ask() -> bool:
+            nonlocal next_probe_at
+            if self.status(name).get("phase") == "Running" and self.is_ready(name):
+                return True
+            if time.monotonic() > next_probe_at:
+                next_probe_at = time.monotonic() + REPEAT_PROBE_S
+                await self.clock.advance(1)
+            return False
+
+        await self.until_told(f"{name} ready", ask)
         pod = self.pod(name)
         assert pod is not None
         return pod
