@@ -59,6 +59,8 @@ class EntryAxis:
         return f"{self.kind}{named}" + (f" of {self.node}" if self.node else "")
 
 
+STRAY_SERVICE = "stray"
+STRAY_PORT = 4
 ENTRIES = (
     EntryAxis("ClusterIP", "internal"),
     EntryAxis("NodePort", "nodeport", HERE),
@@ -67,6 +69,10 @@ ENTRIES = (
     EntryAxis("LoadBalancer", "balanced"),
     EntryAxis("LoadBalancer", "guarded"),
 )
+# Packets to the service network that no Service asks for; neither policies nor endpoints matter to them. Left alone,
+# they go to the host outside, so from there none are sent.
+STRAY_SOURCES = tuple(source for source in SOURCES if source != "outside")
+STRAYS = (EntryAxis("another port of a ClusterIP", STRAY_SERVICE), EntryAxis("a ClusterIP of no Service", ""))
 SERVICE_TYPES = {
     "internal": "ClusterIP",
     "nodeport": "NodePort",
@@ -101,12 +107,14 @@ class Cell:
 
 def every_cell(protocols: Sequence[str], families: Sequence[int]) -> list[Cell]:
     axes = (ENTRIES, POLICIES, STATES, SOURCES, protocols, families)
-    return [Cell(*values) for values in itertools.product(*axes)]
+    strays = itertools.product(STRAYS, POLICIES[:1], ["none"], STRAY_SOURCES, protocols, families)
+    return [Cell(*values) for values in itertools.chain(itertools.product(*axes), strays)]
 
 
 def count_cells(protocols: Sequence[str], families: Sequence[int]) -> int:
     """By multiplication, not by counting what `every_cell` made."""
-    return len(ENTRIES) * len(POLICIES) * len(STATES) * len(SOURCES) * len(protocols) * len(families)
+    services = len(ENTRIES) * len(POLICIES) * len(STATES) * len(SOURCES)
+    return (services + len(STRAYS) * len(STRAY_SOURCES)) * len(protocols) * len(families)
 
 
 def service_name(service: str, policy: str, state: str) -> str:
@@ -145,6 +153,14 @@ def make_service(
         spec["loadBalancerSourceRanges"] = list(ranges)
     metadata = {"name": service_name(kind, policy, state)}
     return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}
+
+
+def make_stray_service(families: Sequence[int]) -> Manifest:
+    """A Service whose address is asked at a port that it does not have."""
+    spec: Manifest = {"ports": [{"port": 80}], "ipFamilies": [f"IPv{n}" for n in families]}
+    if len(families) > 1:
+        spec["ipFamilyPolicy"] = "RequireDualStack"
+    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": STRAY_SERVICE}, "spec": spec}
 
 
 def make_slice(

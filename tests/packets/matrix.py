@@ -10,6 +10,7 @@ from typing import Any
 from netsim.client.api import check_response
 from netsim.cluster.handle import Cluster
 from netsim.kernel.netns import Netns
+from netsim.model.networks import DEFAULTS
 from tests.packets.cells import (
     GATEWAY,
     LISTED,
@@ -19,16 +20,21 @@ from tests.packets.cells import (
     SERVICE_TYPES,
     SERVICES,
     SOURCES,
+    STRAY_PORT,
+    STRAY_SERVICE,
+    STRAYS,
     Cell,
+    EntryAxis,
     count_cells,
     every_cell,
     make_pods,
     make_service,
     make_slice,
+    make_stray_service,
     service_name,
 )
-from tests.packets.oracle import CLIENT, OUTSIDE, SERVICE, Answer, Entry, Fate, Source, expect
-from tests.packets.probes import REFUSED, SILENCE, Prober, Request, Result, Seen, open_netns
+from tests.packets.oracle import CLIENT, OUTSIDE, SERVICE, Answer, Entry, Fate, Source, expect, expect_stray
+from tests.packets.probes import SILENCE, Prober, Request, Result, Seen, open_netns
 from tests.packets.world import EXTERNAL
 
 EXTERNAL_NETS = {4: "192.0.2.", 6: "2001:db8:1::"}  # TEST-NET-1 (RFC 5737): one address for each externalIP and VIP
@@ -59,6 +65,7 @@ class Ground:
     masquerades: dict[tuple[str, str, int], str]  # node, endpoint, family -> what the endpoint sees
     services: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     slices: dict[tuple[str, int], Mapping[str, Any]] = field(default_factory=dict)
+    strays: dict[tuple[EntryAxis, int], str] = field(default_factory=dict)  # addresses of theirs
 
     def close(self) -> None:
         self.prober.close()
@@ -74,6 +81,8 @@ class Ground:
 
     def entry(self, cell: Cell) -> tuple[Entry, int]:
         """Where a cell's packet goes: the entry, and the port."""
+        if cell.entry in STRAYS:
+            return Entry("ClusterIP", GATEWAY, self.strays[cell.entry, cell.family]), STRAY_PORT
         service = self.services[cell.service]
         spec, port = service["spec"], PORTS[cell.protocol][0]
         kind = cell.entry.kind
@@ -89,8 +98,11 @@ class Ground:
 
     def expected(self, cell: Cell) -> frozenset[Result]:
         """The oracle's words as what a probe can see of them."""
-        pieces = [self.slices[cell.service, cell.family]]
         source, (entry, _) = self.source(cell), self.entry(cell)
+        if cell.entry in STRAYS:
+            fates = expect_stray(self.mode, cell.entry.service == STRAY_SERVICE, source)
+            return frozenset(self._as_seen(fate, source, cell) for fate in fates)
+        pieces = [self.slices[cell.service, cell.family]]
         fates = expect(self.mode, self.services[cell.service], pieces, source, entry)
         return frozenset(self._as_seen(fate, source, cell) for fate in fates)
 
@@ -131,6 +143,7 @@ def deploy(cluster: Cluster, namespace: str, protocols: Sequence[str], families:
         with open_fabric(cluster) as fabric:
             _lift_icmp_limits(fabric)
             _route_services(fabric, ground, families)
+        _serve_strays(ground, protocols, families)
         for pod in ("web-1", "web-2"):
             for protocol in protocols:
                 for family in families:
@@ -160,6 +173,7 @@ def _read_addresses(
             for family in families:
                 # MASQUERADE takes the first address of the link by which the packet leaves (nf_nat_masquerade_ipv4).
                 away = "vxlan0" if (node, "vxlan0", family) in links else "eth0"
+                masquerades[node, "outside", family] = links[node, "eth0", family]
                 masquerades[node, endpoint, family] = links[node, "cni0" if home == node else away, family]
     return own, masquerades
 
@@ -185,9 +199,15 @@ def _apply_services(
         if SERVICE_TYPES[kind] == "LoadBalancer":
             ingress = [{"ip": next(spare[family]), "ipMode": "VIP"} for family in families]
             _write_status(cluster, namespace, name, {"loadBalancer": {"ingress": ingress}})
-    cluster.apply(slices, namespace=namespace, wait=False)
+    cluster.apply([*slices, make_stray_service(families)], namespace=namespace, wait=False)
     cluster.barrier(ground.pace.deploy_s)
     ground.services = {item["metadata"]["name"]: item for item in cluster.list("Service", namespace)}
+    stray = ground.services.pop(STRAY_SERVICE)
+    other_port, no_service = STRAYS
+    for family in families:
+        ground.strays[other_port, family] = _of_family(stray["spec"]["clusterIPs"], family)
+        # Addresses are given out from the front: this one nobody has.
+        ground.strays[no_service, family] = str(DEFAULTS["serviceCIDR"][family][-10])
 
 
 def make_spare_addresses() -> dict[int, Iterator[str]]:
@@ -209,13 +229,30 @@ def open_fabric(cluster: Cluster) -> Netns:
 def _route_services(fabric: Netns, ground: Ground, families: Sequence[int]) -> None:
     """The router sends service addresses to one node, as a load balancer or a BGP speaker would have it do."""
     for family in families:
-        lines = []
+        lines, length = [], 32 if family == 4 else 128
         for service in ground.services.values():
             for address in _service_addresses(service, family):
-                length = 32 if family == 4 else 128
                 lines.append(f"route replace {address}/{length} via {ground.addresses[GATEWAY, family]}")
-        with fabric.entered():
-            subprocess.run(["ip", f"-{family}", "-batch", "-"], input="\n".join(lines), text=True, check=True)
+        for entry in STRAYS:
+            address = ground.strays[entry, family]
+            lines.append(f"route replace {address}/{length} via {ground.addresses['outside', family]}")
+        _run_ip(fabric, family, lines)
+
+
+def _serve_strays(ground: Ground, protocols: Sequence[str], families: Sequence[int]) -> None:
+    """The host outside answers what strays to it."""
+    outside = ground.netns["outside"]
+    for family in families:
+        for entry in STRAYS:
+            address = ground.strays[entry, family]
+            _run_ip(outside, family, [f"address replace {address} dev lo"])
+            for protocol in protocols:
+                ground.prober.serve("outside", outside, protocol, STRAY_PORT, family, address)
+
+
+def _run_ip(ns: Netns, family: int, lines: Sequence[str]) -> None:
+    with ns.entered():
+        subprocess.run(["ip", f"-{family}", "-batch", "-"], input="\n".join(lines), text=True, check=True)
 
 
 def _service_addresses(service: Mapping[str, Any], family: int) -> Iterator[str]:
@@ -276,7 +313,7 @@ def ask_all(ground: Ground, cells: Sequence[Cell]) -> Report:
 
 def _request(ground: Ground, report: Report, cell: Cell) -> Request:
     quiet = any(
-        not (isinstance(result, Seen) and result.answered) and result != REFUSED for result in report.expected[cell]
+        result == SILENCE or (isinstance(result, Seen) and not result.answered) for result in report.expected[cell]
     )
     entry, port = ground.entry(cell)
     patience_s = ground.pace.quiet_s if quiet else ground.pace.patience_s

@@ -76,6 +76,18 @@ def expect(mode: str, service: Object, slices: Iterable[Object], source: Source,
     return _at_node(mode, service, endpoints, source, entry, _first_node(source, entry))
 
 
+def expect_stray(mode: str, allocated: bool, source: Source) -> frozenset[Fate]:
+    """What becomes of a packet to the service network that no Service asks for, from inside the cluster: to a port that
+    the Service of an ``allocated`` address does not have, or to an address of none. Left alone it goes by the routes to
+    a host outside, called "outside", and from a pod like all that leaves the cluster: masqueraded.
+    """
+    if allocated and differs(mode, "other ports of a ClusterIP are refused"):
+        return frozenset({REFUSED})
+    if not allocated and differs(mode, "unallocated service addresses are dropped"):
+        return frozenset({SILENCE})
+    return frozenset({Answer("outside", source.node if source.kind == "pod" else CLIENT)})
+
+
 def _first_node(source: Source, entry: Entry) -> str:
     """Where a packet first meets rules about this address: every node knows all service addresses, but a node's address
     and port are that node's alone.

@@ -89,14 +89,15 @@ class Prober:
         self._results: dict[int, Result] = {}
         self._number = 0
 
-    def serve(self, name: str, ns: Netns, protocol: str, port: int, family: int) -> None:
+    def serve(self, name: str, ns: Netns, protocol: str, port: int, family: int, address: str = "") -> None:
+        """Answer at ``address``, by default every one."""
         kind, number = _KINDS[protocol]
         sock = ns.socket(_AF[family], kind, number)
         self._servers.append(sock)
         sock.setblocking(False)
         if family == 6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(("::" if family == 6 else "0.0.0.0", port))
+        sock.bind((address or ("::" if family == 6 else "0.0.0.0"), port))
         if protocol == "udp":
             self._selector.register(sock, selectors.EVENT_READ, lambda: self._answer_datagrams(name, sock))
         else:

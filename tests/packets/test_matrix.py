@@ -6,8 +6,8 @@ failure.
 import pytest
 
 from netsim.cluster.handle import Cluster
-from tests.packets.matrix import REFUSED, SILENCE, Pace, run_matrix
-from tests.packets.probes import Seen, choose_protocols
+from tests.packets.matrix import Pace, run_matrix
+from tests.packets.probes import REFUSED, SILENCE, Seen, choose_protocols
 
 pytestmark = pytest.mark.netsim(nodes=2, ip_family="dual")
 
