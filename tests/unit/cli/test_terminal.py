@@ -45,6 +45,9 @@ class Person:
         self.seen = ""
         pid, self._fd = pty.fork()
         if pid == 0:
+            # As a login shell has them: under nohup, or as a job of a script, the tests have inherited them ignored.
+            for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+                signal.signal(number, signal.SIG_DFL)
             os.execv(sys.executable, [sys.executable, "-c", PROGRAM, "pty", *argv])
         self._pid = pid
 
