@@ -26,15 +26,14 @@ from netsim.cluster.control_client import ControlClient
 from netsim.cluster.launch import launch, stop
 from netsim.cluster.loop import BackgroundLoop
 from netsim.cluster.state import StateDir, find_state, state_root
-from netsim.model.config import parse_config
-from netsim.model.errors import InputError, NetsimError, TimeoutExpired
+from netsim.cluster.topology import make_config
+from netsim.model.errors import NetsimError, TimeoutExpired
 from netsim.model.kinds import find_kind
 from netsim.model.manifests import SourceObject, parse_manifests
 from netsim.model.names import check_object_name
 from netsim.model.objects import Object
 from netsim.model.where import parse_where
 
-DEFAULT_NODES = 3
 # What apply and delete take: a file or folder, YAML text, one object, or several, which may know their file and line.
 Source = str | Path | Object | Iterable[Object] | Iterable[SourceObject]
 
@@ -57,52 +56,6 @@ class Interface:
     mac: str
     mtu: int
     addresses: tuple[str, ...]
-
-
-def make_config(
-    name: str | None,
-    *,
-    nodes: int | None = None,
-    proxy_mode: str | None = None,
-    pod_network: str | None = None,
-    ip_family: str | None = None,
-    config: str | Path | Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """The topology document of ``up``: the file's keys, then what was said beside it. Raises InputError."""
-    document, where = _read_config(config)
-    said = {
-        "name": name,
-        "nodes": nodes,
-        "proxyMode": proxy_mode,
-        "podNetwork": pod_network,
-        "ipFamily": ip_family,
-    }
-    document |= {key: value for key, value in said.items() if value is not None}
-    document.setdefault("name", "netsim")
-    document.setdefault("nodes", DEFAULT_NODES)
-    parse_config(document, where)
-    return document
-
-
-def _read_config(config: str | Path | Mapping[str, Any] | None) -> tuple[dict[str, Any], str]:
-    if config is None:
-        return {}, ""
-    if isinstance(config, Mapping):
-        return dict(config), ""
-    try:
-        document = yaml.safe_load(Path(config).read_text())
-    except OSError as error:
-        raise InputError(f"cannot read the topology: {error.strerror}", where=str(config)) from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"the topology is no text: {error.reason}", where=str(config)) from error
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise InputError(f"broken YAML: {error.problem}", where=f"{config}:{line}") from error
-    if document is None:
-        document = {}
-    if not isinstance(document, dict):
-        raise InputError("the topology must be a mapping", where=str(config), hint="see docs/configuration.md")
-    return document, str(config)
 
 
 def up(  # noqa: PLR0913 - all by name, and all have defaults
@@ -406,4 +359,4 @@ def _sources(source: Source) -> list[SourceObject]:
     return parse_manifests(yaml.safe_dump_all(objects), "<objects>")
 
 
-__all__ = ["Applied", "Cluster", "ExecResult", "Interface", "TimeoutExpired", "attach", "make_config", "up"]
+__all__ = ["Applied", "Cluster", "ExecResult", "Interface", "TimeoutExpired", "attach", "up"]
