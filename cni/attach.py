@@ -9,7 +9,7 @@ from typing import NamedTuple
 from cni import bandwidth, bridge, resolv
 from cni.attachment import Attachment
 from cni.config import NetConf
-from cni.detach import delete_link, release
+from cni.detach import delete_link, forget_neighbours, release
 from cni.firewall import Firewall
 from cni.ipam.allocator import Choice, choose_addresses
 from cni.ipam.store import Store
@@ -134,7 +134,9 @@ def _introduce(place: Place, pod: Rtnl, choices: list[Choice], link: Link, insid
     if inside is None:
         return
     pod.batch([new_neighbour(str(choice.gateway), link.mac, inside.ifindex) for choice in choices])
-    place.node.batch([new_neighbour(str(choice.address), inside_mac, link.ifindex) for choice in choices])
+    addresses = [str(choice.address) for choice in choices]
+    place.undo.add(lambda: forget_neighbours(place.node, place.conf, addresses))
+    place.node.batch([new_neighbour(address, inside_mac, link.ifindex) for address in addresses])
 
 
 def extend(place: Place, result: Result) -> Result:

@@ -26,7 +26,7 @@ def detach(attachment: Attachment, conf: NetConf) -> None:
         delete_link(node, attachment.veth)
         record, held = _read_store(attachment, conf)
         if conf.static_neighbours:
-            _forget(node, conf, held)
+            forget_neighbours(node, conf, held)
         # Whatever it was added with: the configuration may have changed since. Without a record, ask the kernel.
         if record.get("ports", True) if record is not None else conf.port_mappings:
             firewall.unmap_ports(attachment, conf.port_mappings)
@@ -36,12 +36,12 @@ def detach(attachment: Attachment, conf: NetConf) -> None:
             release(conf.ipam, conf.name, attachment.owner)
 
 
-def _forget(node: Rtnl, conf: NetConf, held: list[str]) -> None:
+def forget_neighbours(node: Rtnl, conf: NetConf, addresses: list[str]) -> None:
     """Removes the bridge's permanent neighbour entries for these addresses; those inside went with the link."""
     link = node.link(conf.bridge)
     if link is None:
         return
-    for address in held:
+    for address in addresses:
         try:
             node.batch([del_neighbour(address, link.ifindex)])
         except BatchError as error:

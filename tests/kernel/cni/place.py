@@ -8,11 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from cni.plugin import Plugin
 from cni.types import CniError, Request
 from netsim.kernel.netns import Netns
 from netsim.kernel.nft import Nft
 from netsim.kernel.rtnl import Rtnl
+from netsim.kernel.rtnl_read import Link
 
 PROGRAM = str(Path(sys.executable).parent / "netsim-cni")
 
@@ -171,3 +174,16 @@ class Place:
         rules = self.rules()
         assert "elements" not in rules, rules
         assert "hp-" not in rules, rules
+
+
+def link(ns: Netns, name: str) -> Link:
+    with Rtnl(ns) as rtnl:
+        found = rtnl.link(name)
+    assert found is not None, f"no {name}"
+    return found
+
+
+def refusal(place: Place, command: str, name: str = "c1", config: Any = None, **how: Any) -> Failed:
+    with pytest.raises(Failed) as failure:
+        place.call(command, name, config, **how)
+    return failure.value

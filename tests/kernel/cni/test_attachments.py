@@ -1,7 +1,6 @@
-"""ADD, DEL and CHECK on a real bridge: what is there afterwards, what is not, and what is said when it goes wrong."""
+"""ADD and DEL on a real bridge: what is there afterwards, what is not, and what is said when it goes wrong."""
 
 import socket
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,35 +9,16 @@ from cni.types import SUPPORTED_VERSIONS, version_at_least
 from netsim.kernel.netns import Netns
 from netsim.kernel.rtnl import (
     Rtnl,
-    del_address,
     del_link,
-    del_route,
-    new_address,
     new_bridge,
     new_veth,
-    set_bridge_port,
 )
-from netsim.kernel.rtnl import new_route as make_route
-from netsim.kernel.rtnl import set_link as change_link
-from netsim.kernel.rtnl_read import Link
-from tests.kernel.cni.place import Failed, Place
+from netsim.kernel.rtnl_wire import NUD_PERMANENT
+from tests.kernel.cni.place import Failed, Place, link, refusal
 
 pytestmark = pytest.mark.needs("netns")
 
 BOTH_FAMILIES = {"ranges": [[{"subnet": "fd00:1::/64"}]], "routes": [{"dst": "192.0.2.0/24", "gw": "10.1.2.9"}]}
-
-
-def link(ns: Netns, name: str) -> Link:
-    with Rtnl(ns) as rtnl:
-        found = rtnl.link(name)
-    assert found is not None, f"no {name}"
-    return found
-
-
-def refusal(place: Place, command: str, name: str = "c1", config: Any = None, **how: Any) -> Failed:
-    with pytest.raises(Failed) as failure:
-        place.call(command, name, config, **how)
-    return failure.value
 
 
 def ask(source: Netns, address: tuple[str, int], server: Netns, bind: tuple[str, int]) -> str:
@@ -173,6 +153,32 @@ def test_promiscuous_mode_and_isolation(place: Place) -> None:
     place.call("ADD", config=place.config(promiscMode=True, portIsolation=True))
     assert link(place.node, "cni0").promisc
     assert link(place.node, place.ports()[0]).isolated
+
+
+def permanent_neighbours(ns: Netns) -> set[tuple[str, str]]:
+    with Rtnl(ns) as rtnl:
+        found = rtnl.neighbours(family=socket.AF_INET)
+    return {(entry.address, entry.mac) for entry in found if entry.state == NUD_PERMANENT}
+
+
+def test_gateway_and_container_know_each_other_until_del(place: Place) -> None:
+    config = place.config(staticNeighbours=True)
+    place.call("ADD", config=config)
+    bridge, inside = link(place.node, "cni0"), link(place.container("c1"), "eth0")
+    assert permanent_neighbours(place.node) == {("10.1.2.2", inside.mac)}
+    assert permanent_neighbours(place.container("c1")) == {("10.1.2.1", bridge.mac)}
+    place.call("DEL", config=config)
+    assert permanent_neighbours(place.node) == set()
+    place.assert_nothing_left()
+
+
+def test_a_failed_add_takes_back_the_neighbour_it_introduced(place: Place) -> None:
+    taken = {"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]}
+    config = place.config(staticNeighbours=True, runtimeConfig=taken)
+    place.call("ADD", "c1", config)
+    before = permanent_neighbours(place.node)
+    refusal(place, "ADD", "c2", config)
+    assert permanent_neighbours(place.node) == before != set()
 
 
 def test_a_second_gateway_address_needs_force(place: Place) -> None:
@@ -376,111 +382,6 @@ def test_del_touches_no_other_network(place: Place) -> None:
     place.call("DEL", config=place.config(name="another"))
     assert link(place.container("c1"), "eth0").running
     assert place.addresses_taken() == ["10.1.2.2"]
-
-
-# -- CHECK
-
-
-def set_in(place: Place, where: str, make: Callable[[Link], Any]) -> None:
-    ns, name = (place.container("c1"), "eth0") if where == "inside" else (place.node, place.ports()[0])
-    if where == "bridge":
-        name = "cni0"
-    with Rtnl(ns) as rtnl:
-        rtnl.batch([make(link(ns, name))])
-
-
-DAMAGES: list[tuple[str, str, Callable[[Link], Any]]] = [
-    ("missing: interface", "inside", lambda one: del_link(one.ifindex)),
-    ("expected up, found down", "inside", lambda one: change_link(one.ifindex, up=False)),
-    ("MAC of", "inside", lambda one: change_link(one.ifindex, mac="0a:00:00:00:00:99")),
-    ("MTU of", "inside", lambda one: change_link(one.ifindex, mtu=1300)),
-    ("missing: address 10.1.2.2/24", "inside", lambda one: del_address("10.1.2.2/24", one.ifindex)),
-    ("missing: route 0.0.0.0/0", "inside", lambda one: del_route("0.0.0.0/0", index=one.ifindex)),
-    ("expected a port of", "port", lambda one: change_link(one.ifindex, master=0)),
-    ("hairpin mode", "port", lambda one: set_bridge_port(one.ifindex, hairpin=False)),
-    ("MAC of", "port", lambda one: change_link(one.ifindex, mac="0a:00:00:00:00:99")),
-    ("expected up, found down", "port", lambda one: change_link(one.ifindex, up=False)),
-    ("missing: bridge", "bridge", lambda one: del_link(one.ifindex)),
-    ("MAC of", "bridge", lambda one: change_link(one.ifindex, mac="0a:00:00:00:00:99")),
-    ("missing: gateway address", "bridge", lambda one: del_address("10.1.2.1/24", one.ifindex)),
-]
-
-
-@pytest.mark.parametrize(("words", "where", "damage"), DAMAGES, ids=[f"{w}: {m}" for m, w, _ in DAMAGES])
-def test_check_finds_damage(place: Place, words: str, where: str, damage: Callable[[Link], Any]) -> None:
-    config = place.config(mtu=1400, hairpinMode=True)
-    config["prevResult"] = place.call("ADD", config=config)
-    place.call("CHECK", config=config)
-    set_in(place, where, damage)
-    error = refusal(place, "CHECK", config=config)
-    assert error.code == 101
-    assert words in error.error["msg"]
-
-
-def test_check_finds_a_lost_reservation_and_another_sandbox(place: Place) -> None:
-    config = place.config()
-    config["prevResult"] = place.call("ADD", config=config)
-    assert refusal(place, "CHECK", config=config, netns=place.netns_path("c2")).code == 7
-    (place.data_dir / "net" / "10.1.2.2").unlink()
-    assert "Failed to find address" in refusal(place, "CHECK", config=config).error["msg"]
-
-
-def test_check_tolerates_what_others_add(place: Place) -> None:
-    config = place.config()
-    config["prevResult"] = place.call("ADD", config=config)
-    with Rtnl(place.container("c1")) as rtnl:
-        rtnl.batch([new_address("192.0.2.7/24", 2), make_route("198.51.100.0/24", via="10.1.2.9", index=2)])
-    place.call("CHECK", config=config)
-
-
-# -- GC and STATUS
-
-
-def test_gc_keeps_the_valid_and_frees_the_rest(place: Place) -> None:
-    config = place.config(ipMasq=True)
-    result = place.call("ADD", "keep", config)
-    ports = {**config, "runtimeConfig": {"portMappings": [{"hostPort": 8080, "containerPort": 80}]}}
-    place.call("ADD", "gone", ports)
-    place.call("ADD", "gone-too", config)
-    other = place.config(name="net2", bridge="cni1", ipMasq=True, ipam={"subnet": "10.2.2.0/24"})
-    place.call("ADD", "other-network", other)
-    valid = [{"containerID": "keep", "ifname": "eth0"}]
-    assert place.program("GC", config={**config, "cni.dev/valid-attachments": valid}, netns="") == {}
-    assert (place.addresses_taken(), place.records()) == (["10.1.2.2"], ["keep~eth0"])
-    assert place.addresses_taken("net2") == ["10.2.2.2"]
-    assert "10.2.2.2 " in place.rules()
-    assert len(place.ports()) == 2
-    assert "hp-" not in place.rules()
-    place.call("CHECK", "keep", {**config, "prevResult": result})
-
-
-def test_gc_finds_leftovers_that_no_record_names(place: Place) -> None:
-    config = place.config(ipMasq=True, runtimeConfig={"portMappings": [{"hostPort": 8080, "containerPort": 80}]})
-    place.call("ADD", config=config)
-    for path in (place.data_dir / "net" / "10.1.2.2", place.data_dir / "net" / ".attachments" / "c1~eth0"):
-        path.unlink()
-    (place.data_dir / "net" / "10.1.2.99").write_text("")
-    place.call("GC", config={**config, "cni.dev/valid-attachments": []})
-    place.assert_nothing_left()
-
-
-def test_gc_without_a_list_touches_nothing(place: Place) -> None:
-    place.call("ADD")
-    assert refusal(place, "GC").code == 7
-    assert place.addresses_taken() == ["10.1.2.2"]
-
-
-def test_status_is_silent_before_and_after_the_first_add(place: Place) -> None:
-    for _ in range(2):
-        assert place.program("STATUS") == {}
-        if not place.ports():
-            place.call("ADD")
-
-
-def test_status_names_a_bridge_that_is_none(place: Place) -> None:
-    with Rtnl(place.node) as rtnl:
-        rtnl.batch([new_veth("cni0", peer="other")])
-    assert refusal(place, "STATUS").code == 50
 
 
 @pytest.mark.slow
