@@ -1,6 +1,7 @@
 """Restarts, probes, graceful ends, and a network that fails: pod life over time."""
 
 import asyncio
+import json
 import os
 from pathlib import Path
 
@@ -292,3 +293,13 @@ def test_a_missing_volume_is_told_and_waited_for(world: World) -> None:
 def test_a_wrong_conflist_is_told_at_once(make_world: MakeWorld) -> None:
     with pytest.raises(CniError, match='invalid plugin type "a/b"'):
         make_world(config=ClusterConfig(nodes=make_nodes(2), cni={"name": "n", "plugins": [{"type": "a/b"}]}))
+
+
+def test_netexec_runs_commands_in_its_container(world: World) -> None:
+    async def scenario(world: World) -> None:
+        await world.create("web", netexec("--http-port=80"))
+        await world.running()
+        answer = json.loads(await world.sh("web", "curl -s 'localhost/shell?cmd=hostname;+exit+3'"))
+        assert answer == {"output": "web\n", "error": "exit status 3"}
+
+    world.play(scenario)

@@ -1,7 +1,6 @@
 """Pods in real namespaces: sandbox, network, ways of running, what containers see."""
 
 import asyncio
-import json
 from pathlib import Path
 from typing import Any
 
@@ -389,13 +388,3 @@ def test_nothing_is_left_of_deleted_pods(world: World) -> None:
 def read_links() -> list[Any]:
     with Rtnl() as rtnl:
         return list(rtnl.links())
-
-
-def test_netexec_runs_commands_in_its_container(world: World) -> None:
-    async def scenario(world: World) -> None:
-        await world.create("web", netexec("--http-port=80"))
-        await world.running()
-        answer = json.loads(await world.sh("web", "curl -s 'localhost/shell?cmd=hostname;+exit+3'"))
-        assert answer == {"output": "web\n", "error": "exit status 3"}
-
-    world.play(scenario)
