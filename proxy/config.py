@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from netsim.model import marks
-from netsim.model.config import ClusterConfig
+from netsim.model.config import IPVS_SCHEDULERS, PROXY_MODES, ClusterConfig
 from netsim.model.errors import InputError
 from proxy.addresses import (
     choose_cidrs,
@@ -18,19 +18,15 @@ from proxy.addresses import (
     parse_cidr,
     parse_ip,
 )
-from proxy.modes import MODES
 
 DETECT_LOCAL_MODES = ("ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix")
-# Those of Linux; pkg/proxy/apis/config/validation/validation.go leaves the choice to the kernel too.
-IPVS_SCHEDULERS = (
-    "rr", "wrr", "lc", "wlc", "lblc", "lblcr", "sh", "dh", "sed", "nq", "mh", "fo", "ovf", "twos"
-)  # fmt: skip
 # Of nodePortAddresses, beside CIDRs; pkg/proxy/util/nodeport_addresses.go. What ``primary`` means depends on the node.
 NODE_PORT_KEYWORDS: dict[str, tuple[str, ...]] = {
     "primary": (),
     "localhost": ("127.0.0.0/8", "::1/128"),
     "all": ("0.0.0.0/0", "::/0"),
 }
+IPVS_TIMEOUT_MAX_S = 0x7FFFFFFF // 1000  # INT_MAX jiffies with the fastest clock (ip_vs_set_timeout, ip_vs_ctl.c)
 SYNC_PERIOD_S = 30.0  # upstream's syncPeriod
 FULL_SYNC_PERIOD_S = 3600.0  # pkg/proxy/util.FullSyncPeriod
 LARGE_CLUSTER_ENDPOINTS = 1000  # above this, no comments on what there is one of for each endpoint
@@ -46,6 +42,19 @@ class ConntrackConfig:
     tcp_close_wait_s: float = 3600.0
     udp_s: float = 0.0
     udp_stream_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class IpvsTimeouts:
+    """How long IPVS remembers idle connections; 0 leaves what the kernel has (900 s, 120 s, 300 s)."""
+
+    tcp_s: float = 0.0
+    tcp_fin_s: float = 0.0  # after a FIN
+    udp_s: float = 0.0
+
+    @property
+    def given(self) -> bool:
+        return self.tcp_s > 0 or self.tcp_fin_s > 0 or self.udp_s > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +79,8 @@ class ProxyConfig:
     large_cluster_endpoints: int = LARGE_CLUSTER_ENDPOINTS
     ipvs_scheduler: str = "rr"
     ipvs_strict_arp: bool = False  # do not answer ARP for addresses of kube-ipvs0 on other links
+    ipvs_exclude_cidrs: tuple[str, ...] = ()  # virtual servers of somebody else's, to be left alone
+    ipvs_timeouts: IpvsTimeouts = IpvsTimeouts()
     healthz_bind_address: str = "0.0.0.0:10256"  # IP:port in the node's namespace; "": not served
     metrics_bind_address: str = "127.0.0.1:10249"
     bind_address_hard_fail: bool = False  # a port that is taken ends the proxy
@@ -93,6 +104,8 @@ def make_proxy_config(config: ClusterConfig) -> ProxyConfig:
         cluster_cidrs=tuple(map(str, config.pod_cidrs)),
         service_cidrs=tuple(map(str, config.service_cidrs)),
         min_sync_period_s=pause_s,
+        ipvs_scheduler=config.ipvs_scheduler,
+        ipvs_strict_arp=config.ipvs_strict_arp,
         healthz_bind_address=f"{'[::]' if ipv6 else '0.0.0.0'}:10256",
         metrics_bind_address=f"{'[::1]' if ipv6 else '127.0.0.1'}:10249",
     )
@@ -100,8 +113,8 @@ def make_proxy_config(config: ClusterConfig) -> ProxyConfig:
 
 def check_proxy_config(config: ProxyConfig) -> ProxyConfig:
     """``config``, or InputError in upstream's words (pkg/proxy/apis/config/validation/validation.go)."""
-    if config.mode not in MODES:
-        raise InputError(f'mode: "{config.mode}" is not built yet', hint=f"use one of: {', '.join(MODES)}")
+    if config.mode not in PROXY_MODES:
+        raise InputError(f'mode: "{config.mode}" is not built yet', hint=f"use one of: {', '.join(PROXY_MODES)}")
     if config.detect_local_mode not in DETECT_LOCAL_MODES:
         raise InputError(
             f'detectLocalMode: "{config.detect_local_mode}" is none', hint=f"one of {', '.join(DETECT_LOCAL_MODES)}"
@@ -113,12 +126,20 @@ def check_proxy_config(config: ProxyConfig) -> ProxyConfig:
     if not 0 <= config.masquerade_bit <= 31:
         raise InputError(f"masqueradeBit: {config.masquerade_bit} is not in [0, 31]")
     addresses = tuple(text for text in config.node_port_addresses if text not in NODE_PORT_KEYWORDS)
-    for field_name, cidrs in (("clusterCIDR", config.cluster_cidrs), ("nodePortAddresses", addresses)):
+    for field_name, cidrs in (
+        ("clusterCIDR", config.cluster_cidrs),
+        ("nodePortAddresses", addresses),
+        ("ipvs.excludeCIDRs", config.ipvs_exclude_cidrs),
+    ):
         for cidr in cidrs:
             if parse_cidr(cidr) is None:
                 raise InputError(f'{field_name}: "{cidr}" is no CIDR', hint="such as 10.244.0.0/16")
     for bind in filter(None, (config.healthz_bind_address, config.metrics_bind_address)):
         split_address(bind)
+    timeouts = config.ipvs_timeouts
+    for name, seconds in (("tcp", timeouts.tcp_s), ("tcpFin", timeouts.tcp_fin_s), ("udp", timeouts.udp_s)):
+        if not 0 <= seconds <= IPVS_TIMEOUT_MAX_S:
+            raise InputError(f"ipvs.{name}Timeout: {seconds:g} s is not in [0, {IPVS_TIMEOUT_MAX_S}]")
     if config.min_sync_period_s < 0 or config.sync_period_s <= 0:
         raise InputError("syncPeriod must be greater than 0, minSyncPeriod not less than 0")
     return config

@@ -16,7 +16,7 @@ import yaml
 
 from netsim.model.errors import InputError, UsageError
 from proxy.addresses import choose_cidrs, family_of, parse_cidr, parse_ip
-from proxy.config import ConntrackConfig, ProxyConfig, check_proxy_config
+from proxy.config import ConntrackConfig, IpvsTimeouts, ProxyConfig, check_proxy_config
 from proxy.durations import parse_duration, render_duration
 
 API_VERSION = "kubeproxy.config.k8s.io/v1alpha1"
@@ -243,8 +243,6 @@ def make_config(document: Document) -> ProxyConfig:
         raise InputError(f'clusterCIDR: "{document["clusterCIDR"]}" is not one CIDR for each family', hint=hint)
     if parse_duration(document["configSyncPeriod"]) <= 0:
         raise InputError("configSyncPeriod: must be greater than 0")
-    if mode == "ipvs" and any(parse_cidr(cidr) is None for cidr in document["ipvs"]["excludeCIDRs"]):
-        raise InputError(f"ipvs.excludeCIDRs: {document['ipvs']['excludeCIDRs']} must be valid CIDRs")
     config = ProxyConfig(
         mode=mode,
         families=_families(cidrs, bind),
@@ -261,6 +259,10 @@ def make_config(document: Document) -> ProxyConfig:
         sync_period_s=parse_duration(own["syncPeriod"]),
         ipvs_scheduler=document["ipvs"]["scheduler"] or "rr",
         ipvs_strict_arp=document["ipvs"]["strictARP"],
+        ipvs_exclude_cidrs=tuple(document["ipvs"]["excludeCIDRs"]) if mode == "ipvs" else (),
+        ipvs_timeouts=IpvsTimeouts(
+            *(parse_duration(document["ipvs"][name]) for name in ("tcpTimeout", "tcpFinTimeout", "udpTimeout"))
+        ),
         healthz_bind_address=document["healthzBindAddress"],
         metrics_bind_address=document["metricsBindAddress"],
         bind_address_hard_fail=document["bindAddressHardFail"],
@@ -306,6 +308,10 @@ def describe_config(config: ProxyConfig) -> Document:
         "iptables.localhostNodePorts": config.localhost_node_ports,
         "ipvs.scheduler": config.ipvs_scheduler,
         "ipvs.strictARP": config.ipvs_strict_arp,
+        "ipvs.excludeCIDRs": list(config.ipvs_exclude_cidrs),
+        "ipvs.tcpTimeout": render_duration(config.ipvs_timeouts.tcp_s),
+        "ipvs.tcpFinTimeout": render_duration(config.ipvs_timeouts.tcp_fin_s),
+        "ipvs.udpTimeout": render_duration(config.ipvs_timeouts.udp_s),
         "healthzBindAddress": config.healthz_bind_address,
         "metricsBindAddress": config.metrics_bind_address,
         "bindAddressHardFail": config.bind_address_hard_fail,

@@ -1,8 +1,8 @@
 """The proxy's modes, in one table: a mode's name, its dialect, its hands on a node, and how to remove what it wrote.
 
 A new mode is one line in ``MODES`` and its three functions; nothing else here asks for a mode by name. Their modules
-are imported when asked for, so that a proxy loads one mode's code and kernel libraries only. A mode of clusters that
-``netsim up`` makes must be in ``netsim.model.config.PROXY_MODES`` too.
+are imported when asked for, so that a proxy loads one mode's code and kernel libraries only. Its name must be in
+``netsim.model.config.PROXY_MODES`` too, which planning asks: it may not see this table, whose targets touch the kernel.
 """
 
 from __future__ import annotations

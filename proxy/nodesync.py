@@ -96,6 +96,7 @@ class NodeSync:
         self.view = view()
         self.state: Any = None  # what the node has; None: not known, the next sync is a full one
         self.generation = -1  # of the map, that the node has
+        self._under_way = -1  # that which is being written
         self.error: NetsimError | None = None
         self.syncs = self.full_syncs = self.failures = 0
         self.last_sync_s = 0.0  # how long the last one took
@@ -169,8 +170,9 @@ class NodeSync:
             if self.failures > failures and self.error is not None and not self._wake.is_set():
                 raise self.error
             finished = self._finished
-            self._urgent.set()
-            self._wake.set()
+            if self._under_way < generation:  # else what is being written now may do
+                self._urgent.set()
+                self._wake.set()
             await finished.wait()
 
     async def run(self) -> None:
@@ -203,9 +205,10 @@ class NodeSync:
 
     async def _sync(self) -> None:
         started_s = self._clock.monotonic_s()
+        snapshot = self._feed.refresh(self.view.family)  # notes to this one, too, which this sync already heeds
         self._wake.clear()
         self._urgent.clear()
-        snapshot = self._feed.refresh(self.view.family)
+        self._under_way = snapshot.generation
         pending, self._pending = self._pending, {}
         triggers_s, self._triggers_s = self._triggers_s, []
         view = self._view()
@@ -224,6 +227,7 @@ class NodeSync:
                 self._full_at_s = started_s
             self._report(plan, self._clock.monotonic_s() - started_s, triggers_s)
             await self._clean(snapshot, dict.fromkeys(snapshot.entries) | pending if first else pending)
+        self._under_way = -1
         self._ended_s = self._clock.monotonic_s()
         self.last_sync_s = self._ended_s - started_s
         finished, self._finished = self._finished, asyncio.Event()

@@ -13,9 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from netsim.model.config import IPVS_SCHEDULERS
 from netsim.model.errors import InputError, NetsimError, UsageError
 from proxy.addresses import parse_cidr, parse_ip
-from proxy.config import DETECT_LOCAL_MODES, IPVS_SCHEDULERS, ProxyConfig
+from proxy.config import DETECT_LOCAL_MODES, ProxyConfig
 from proxy.configuration import (
     HEALTHZ_PORT,
     METRICS_PORT,

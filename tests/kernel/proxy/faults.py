@@ -2,8 +2,6 @@
 
 import asyncio
 import random
-import socket
-import struct
 import threading
 import time
 from collections.abc import Callable
@@ -33,7 +31,6 @@ from tests.kernel.proxy.node import GATEWAY, NODE_IP, RealNode
 from tests.kernel.proxy.test_nft_rules import normal, read_table
 from tests.kernel.proxy.test_program import listening, start
 from tests.kernel.proxy.test_rules import read_tables
-from tests.kernel.proxy.test_switch import CLUSTER_IP, Knocking
 
 
 def _read_ipvs(ns: Netns, spawner: Spawner) -> Any:
@@ -205,34 +202,6 @@ class ProgramNode(RealNode):
     def words(self) -> str:
         """What the program said so far."""
         return (self.folder / "log").read_text()
-
-
-def knock(ns: Netns, address: str, port: int) -> str:
-    """What the pod said, however busy the machine is; ``refused``, or ``lost N``: so many packets had to be sent again.
-
-    The kernel answers packets without waiting for any program, so that one sent again met rules that dropped it.
-    """
-    with ns.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
-        sock.settimeout(10)
-        try:
-            sock.connect((address, port))
-            answer = sock.recv(100).decode()
-        except ConnectionRefusedError:
-            return "refused"
-        except TimeoutError:
-            return "silence"
-        info = struct.unpack("8B24I", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104))
-        lost = info[-1]  # tcpi_total_retrans, linux/tcp.h
-        return f"lost {lost}" if lost else answer
-
-
-class PatientKnocking(Knocking):
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            answer = knock(self._ns, CLUSTER_IP, 80)
-            self.count += 1
-            if not answer.startswith("pod-"):
-                self.failed.append(answer)
 
 
 class Burst:

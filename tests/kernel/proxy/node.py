@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import struct
 import threading
 from collections.abc import Coroutine, Iterator
 from typing import Any
@@ -32,7 +33,8 @@ from proxy.config import ProxyConfig
 NODE_IP, GATEWAY, EXTERNAL_IP = "172.18.0.2", "10.244.1.1", "203.0.113.5"
 PODS = {"pod-1": "10.244.1.2", "pod-2": "10.244.1.3", "pod-3": "10.244.1.4"}
 FAILURES = ("refused", "silence")
-SILENCE_S = 0.4  # long enough for an answer, short enough for a test
+SILENCE_S = 0.4  # long enough for the kernel's answer, short enough for a test
+PATIENCE_S = 10.0  # for that of a program, which a busy machine lets wait
 
 
 class Responder:
@@ -230,6 +232,8 @@ def ask(ns: Netns, address: str, port: int, *, kind: int = socket.SOCK_STREAM, c
         sock.connect((address, port))
         if sock.type == socket.SOCK_DGRAM:
             sock.send(b"?")
+        else:
+            sock.settimeout(PATIENCE_S)  # it is connected: the rest is the program's
         return str(sock.recv(100).decode())
     except (ConnectionRefusedError, PermissionError):  # EPERM: refused in the sender's own OUTPUT chain
         return "refused"
@@ -238,6 +242,25 @@ def ask(ns: Netns, address: str, port: int, *, kind: int = socket.SOCK_STREAM, c
     finally:
         if client is None:
             sock.close()
+
+
+def knock(ns: Netns, address: str, port: int) -> str:
+    """What the pod said, however busy the machine is; ``refused``, or ``lost N``: so many packets had to be sent again.
+
+    The kernel answers packets without waiting for any program, so that one sent again met rules that dropped it.
+    """
+    with ns.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.settimeout(PATIENCE_S)
+        try:
+            sock.connect((address, port))
+            answer = sock.recv(100).decode()
+        except ConnectionRefusedError:
+            return "refused"
+        except TimeoutError:
+            return "silence"
+        info = struct.unpack("8B24I", sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104))
+        lost = info[-1]  # tcpi_total_retrans, linux/tcp.h
+        return f"lost {lost}" if lost else answer
 
 
 @contextlib.contextmanager

@@ -22,17 +22,15 @@ from tests.kernel.proxy.faults import (
     MODES,
     Burst,
     Mode,
-    PatientKnocking,
     ProgramNode,
     assert_like_fresh,
     each_mode,
-    knock,
     make_node_object,
     put,
     remove,
 )
-from tests.kernel.proxy.node import NODE_IP, PODS, RealNode, ask, real_node
-from tests.kernel.proxy.test_switch import CLUSTER_IP, ECHO_PORT, echo_server
+from tests.kernel.proxy.node import NODE_IP, PODS, RealNode, ask, knock, real_node
+from tests.kernel.proxy.test_switch import CLUSTER_IP, ECHO_PORT, Knocking, echo_server
 from tests.laws.test_proxy_partial_sync import NAMES, PORTS, slices
 from tests.unit.proxy.make import make_endpoint, make_service, make_slice
 
@@ -216,7 +214,7 @@ def test_killed_in_the_middle_of_syncs_and_without_the_api(spawner: Spawner, mod
             client.sendall(b"alive")
             return client.recv(100) == b"alive"
 
-        with echo_server(node.pods["pod-1"]), client, PatientKnocking(node.pods["pod-2"]) as knocking:
+        with echo_server(node.pods["pod-1"]), client, Knocking(node.pods["pod-2"]) as knocking:
             client.settimeout(5)
             client.connect((CLUSTER_IP, 81))
             with Burst(node, make_batch, chance):

@@ -16,7 +16,7 @@ from netsim.model.errors import InputError, NetsimError
 from netsim.testing.waiting import wait_until
 from proxy.nftables.target import NftablesTarget
 from tests.features import missing_feature
-from tests.kernel.proxy.node import PODS, RealNode, ask, real_node
+from tests.kernel.proxy.node import PODS, RealNode, ask, knock, real_node
 from tests.kernel.proxy.test_health import METRICS, fetch
 from tests.unit.proxy.make import CONFIG, make_endpoint, make_service, make_slice
 
@@ -66,7 +66,7 @@ class Knocking:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            answer = ask(self._ns, CLUSTER_IP, 80)
+            answer = knock(self._ns, CLUSTER_IP, 80)
             self.count += 1
             if not answer.startswith("pod-"):
                 self.failed.append(answer)

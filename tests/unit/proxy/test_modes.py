@@ -2,8 +2,8 @@ from netsim.model.config import PROXY_MODES
 from proxy.modes import MODES
 
 
-def test_a_cluster_offers_what_the_proxy_has() -> None:
-    assert set(PROXY_MODES) <= set(MODES)
+def test_what_a_cluster_offers_is_what_the_proxy_has() -> None:
+    assert tuple(MODES) == PROXY_MODES
 
 
 def test_each_mode_says_its_name() -> None:

@@ -1,0 +1,89 @@
+"""One node's sync by itself: how often it runs for what changed."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from proxy.iptables.plan import IptablesDialect
+from proxy.nodesync import NodeSync
+from proxy.servicemap import ServiceMap, Snapshot
+from tests.unit.proxy.cluster import HandClock, MemoryTarget, let_run
+from tests.unit.proxy.make import make_endpoint, make_service, make_slice, make_view
+
+
+class Stage:
+    """A `proxy.nodesync.Feed` of one node, which counts how often the node asked: once for each sync."""
+
+    def __init__(self) -> None:
+        self.map = ServiceMap(4)
+        self.target = MemoryTarget()
+        self.asked = 0
+        self.clock = HandClock()
+        view = make_view()
+        gate = asyncio.Semaphore(1)
+        self.sync = NodeSync(self, IptablesDialect(), self.target, self.target, lambda: view, self.clock, gate)
+
+    def refresh(self, family: int) -> Snapshot:
+        self.asked += 1
+        if self.map.dirty:
+            changes = self.map.take()
+            if changes:
+                self.sync.note(changes)
+        return self.map.snapshot()
+
+    async def change(self, address: str) -> None:
+        self.map.update_slice(None, make_slice([make_endpoint(address)]))
+        self.sync.wake()
+        await let_run()
+
+
+def play(scenario: Callable[[Stage], Awaitable[None]]) -> None:
+    async def run() -> None:
+        stage = Stage()
+        stage.map.update_service(None, make_service())
+        task = asyncio.create_task(stage.sync.run())
+        await let_run()
+        try:
+            await scenario(stage)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(run())
+
+
+def test_one_change_is_one_sync() -> None:
+    async def scenario(stage: Stage) -> None:
+        assert stage.asked == 1
+        for number in range(2, 5):
+            await stage.change(f"10.244.1.{number}")
+        assert stage.asked == len(stage.target.written) == 4
+
+    play(scenario)
+
+
+def test_who_waits_for_what_is_being_written_causes_no_other_sync() -> None:
+    async def scenario(stage: Stage) -> None:
+        stage.target.hold.clear()
+        await stage.change("10.244.1.2")
+        waiting = asyncio.create_task(stage.sync.reach(stage.map.generation))
+        await let_run()
+        assert not waiting.done()
+        stage.target.hold.set()
+        await asyncio.wait_for(waiting, 5)
+        await let_run()
+        assert stage.asked == 2
+
+    play(scenario)
+
+
+def test_what_changes_while_one_writes_is_the_next_ones() -> None:
+    async def scenario(stage: Stage) -> None:
+        stage.target.hold.clear()
+        await stage.change("10.244.1.2")
+        await stage.change("10.244.1.3")
+        stage.target.hold.set()
+        await let_run()
+        assert stage.asked == 3
+        assert "10.244.1.3:8080" in stage.target.written[-1]
+
+    play(scenario)
