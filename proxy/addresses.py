@@ -7,12 +7,19 @@ still have them), pkg/proxy/util/utils.go.
 from collections.abc import Iterable
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from socket import AF_INET, inet_pton
 
 
 @lru_cache(maxsize=65536)
 def parse_ip(text: str) -> str | None:
     """The normal form of an address, or None if it is none: ``001.002.003.004`` is 1.2.3.4, ``::ffff:1.2.3.4`` too."""
     if ":" not in text:
+        try:
+            inet_pton(AF_INET, text)
+        except (OSError, ValueError):  # ValueError: not ASCII, a zero byte
+            pass
+        else:
+            return text  # which takes the normal form alone: four numbers without leading zeros
         parts = text.split(".")
         if len(parts) != 4 or not all(p.isascii() and p.isdigit() for p in parts):
             return None
@@ -45,12 +52,14 @@ def parse_cidr(text: str) -> str | None:
 
 def choose_ips(values: Iterable[str], family: int) -> tuple[str, ...]:
     """The addresses of one family, in their order; what is no address or of the other family is dropped."""
-    parsed = (parse_ip(value) for value in values)
-    return tuple(ip for ip in parsed if ip is not None and family_of(ip) == family)
+    parsed = [parse_ip(value) for value in values]
+    return tuple([ip for ip in parsed if ip is not None and (6 if ":" in ip else 4) == family])
 
 
 def choose_cidrs(values: Iterable[str], family: int) -> tuple[str, ...]:
     """The networks of one family, in their order; the others are dropped."""
+    if not values:
+        return ()
     parsed = (parse_cidr(value) for value in values)
     return tuple(cidr for cidr in parsed if cidr is not None and family_of(cidr) == family)
 

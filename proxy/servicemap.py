@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from netsim.model.objects import Object
-from proxy.addresses import choose_cidrs, choose_ips, family_of, join_port, parse_ip
+from proxy.addresses import choose_cidrs, choose_ips, join_port
 
 LABEL_PROXY_NAME = "service.kubernetes.io/service-proxy-name"
 LABEL_HEADLESS = "service.kubernetes.io/headless"
@@ -37,8 +37,7 @@ class ServicePortName(NamedTuple):
         return f"{self.namespace}/{self.name}:{self.port}" if self.port else f"{self.namespace}/{self.name}"
 
 
-@dataclass(frozen=True, slots=True)
-class ServicePort:
+class ServicePort(NamedTuple):
     """What a proxy needs to know of a service port, in one address family."""
 
     name: ServicePortName
@@ -110,8 +109,7 @@ class Snapshot:
     total_endpoints: int
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """What became of one service port between two `ServiceMap.take`: None where it was or is not there."""
 
     old: Entry | None
@@ -136,26 +134,23 @@ def read_service(service: Object, family: int) -> dict[PortKey, ServicePort]:
     kind = spec.get("type", "ClusterIP")
     ingress = ((service.get("status") or {}).get("loadBalancer") or {}).get("ingress") or ()
     external_ips = choose_ips(spec.get("externalIPs") or (), family)
-    vips = choose_ips((i["ip"] for i in ingress if i.get("ip") and i.get("ipMode", "VIP") == "VIP"), family)
+    vips = choose_ips([i["ip"] for i in ingress if i.get("ip") and i.get("ipMode", "VIP") == "VIP"], family)
     external = kind in ("NodePort", "LoadBalancer") or bool(spec.get("externalIPs"))
     external_local = external and spec.get("externalTrafficPolicy") == "Local"
-    common: dict[str, Any] = {
-        "cluster_ip": cluster_ip,
-        "external_ips": external_ips,
-        "load_balancer_ips": vips,
-        "source_ranges": choose_cidrs(spec.get("loadBalancerSourceRanges") or (), family),
-        "affinity_timeout_s": _read_affinity(spec),
-        "external_local": external_local,
-        "internal_local": spec.get("internalTrafficPolicy") == "Local",
-        "health_check_node_port": (
-            spec.get("healthCheckNodePort") or 0 if kind == "LoadBalancer" and external_local else 0
-        ),
-    }
+    common = (
+        external_ips,
+        vips,
+        choose_cidrs(spec.get("loadBalancerSourceRanges") or (), family),
+        _read_affinity(spec),
+        external_local,
+        spec.get("internalTrafficPolicy") == "Local",
+        spec.get("healthCheckNodePort") or 0 if kind == "LoadBalancer" and external_local else 0,
+    )
     ports: dict[PortKey, ServicePort] = {}
     for port in spec.get("ports") or ():
         key = (port.get("name") or "", port.get("protocol") or "TCP")
         name = ServicePortName(meta.get("namespace") or "", meta["name"], *key)
-        ports[key] = ServicePort(name=name, port=port["port"], node_port=port.get("nodePort") or 0, **common)
+        ports[key] = ServicePort(name, cluster_ip, port["port"], port.get("nodePort") or 0, *common)
     return ports
 
 
@@ -170,35 +165,36 @@ def read_slice(item: Object, family: int) -> dict[PortKey, tuple[Endpoint, ...]]
     """The endpoints of an EndpointSlice for each of its ports; none if it is of the other family, or FQDN."""
     if item.get("addressType") != _ADDRESS_TYPES[family] or is_ignored(item):
         return {}
-    ports = [p for p in item.get("ports") or () if p.get("port") is not None]
-    found: dict[PortKey, list[Endpoint]] = {(p.get("name") or "", p.get("protocol") or "TCP"): [] for p in ports}
-    for endpoint in item.get("endpoints") or ():
-        addresses = endpoint.get("addresses")
+    made = [
+        (address, rest)
+        for endpoint in item.get("endpoints") or ()
         # Only the first address counts; the API has said since 1.24 that they are interchangeable.
-        address = parse_ip(addresses[0]) if addresses else None
-        if address is None or family_of(address) != family:
-            continue
-        made = _read_endpoint(endpoint, address)
-        for port in ports:
+        for address in choose_ips((endpoint.get("addresses") or ())[:1], family)
+        for rest in (_read_endpoint(endpoint),)
+    ]
+    found: dict[PortKey, tuple[Endpoint, ...]] = {}
+    for port in item.get("ports") or ():
+        number = port.get("port")
+        if number is not None:
             key = (port.get("name") or "", port.get("protocol") or "TCP")
-            found[key].append(made._replace(port=port["port"]))
-    return {key: tuple(endpoints) for key, endpoints in found.items()}
+            endpoints = tuple([Endpoint(address, number, *rest) for address, rest in made])
+            found[key] = found[key] + endpoints if key in found else endpoints
+    return found
 
 
 _TRUE_UNLESS_SAID = (None, True)
 _NO_NAMES: frozenset[str] = frozenset()
 
 
-def _read_endpoint(endpoint: Object, address: str) -> Endpoint:
+def _read_endpoint(endpoint: Object) -> tuple[bool, bool, bool, str, frozenset[str], frozenset[str]]:
+    """What an `Endpoint` has besides address and port."""
     conditions = endpoint.get("conditions") or {}
     hints = endpoint.get("hints")
     zones = nodes = _NO_NAMES
     if hints:
         zones = frozenset(zone["name"] for zone in hints.get("forZones") or ())
         nodes = frozenset(node["name"] for node in hints.get("forNodes") or ())
-    return Endpoint(
-        address,
-        0,
+    return (
         conditions.get("ready") in _TRUE_UNLESS_SAID,
         conditions.get("serving") in _TRUE_UNLESS_SAID,
         conditions.get("terminating") is True,
@@ -216,8 +212,8 @@ def merge_endpoints(parts: Iterable[tuple[Endpoint, ...]]) -> tuple[Endpoint, ..
     merged: dict[str, Endpoint] = {}
     for part in parts:
         for endpoint in part:
-            merged.setdefault(str(endpoint), endpoint)
-    return tuple(merged[key] for key in sorted(merged))
+            merged.setdefault(join_port(endpoint.ip, endpoint.port), endpoint)
+    return tuple([merged[key] for key in sorted(merged)])
 
 
 @dataclass(slots=True)
@@ -290,9 +286,12 @@ class ServiceMap:
                 slices[name] = read
             else:
                 slices.pop(name, None)
-        ports = dict.fromkeys(port for part in slices.values() for port in part)
-        names = sorted(slices)
-        merged = {p: merge_endpoints(slices[n][p] for n in names if p in slices[n]) for p in ports}
+        if len(slices) == 1:  # nearly every Service
+            merged = {port: merge_endpoints((found,)) for part in slices.values() for port, found in part.items()}
+        else:
+            ports = dict.fromkeys(port for part in slices.values() for port in part)
+            names = sorted(slices)
+            merged = {p: merge_endpoints(slices[n][p] for n in names if p in slices[n]) for p in ports}
         if merged:
             self._endpoints[key] = merged
         else:
