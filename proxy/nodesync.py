@@ -8,6 +8,7 @@ sync).
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -186,7 +187,8 @@ class NodeSync:
                 await self._wait_for(self._urgent, pause_s)
             async with self._gate:
                 if not self._stopped:
-                    await self._sync()
+                    with collector_paused() if self.state is None else nullcontext():
+                        await self._sync()
 
     def _idle_s(self) -> float:
         """How long nothing need be done: until the next check for flushed rules, or the next attempt."""
@@ -245,8 +247,7 @@ class NodeSync:
         family = self.view.family
         if self.state is None:
             existing = await self._target.read(family)
-            with collector_paused():
-                plan = self._dialect.plan_full(snapshot, self.view, existing)
+            plan = self._dialect.plan_full(snapshot, self.view, existing)
             self.full_syncs += 1
         else:
             plan = self._dialect.plan_changes(snapshot, pending.keys(), self.state, self.view)

@@ -48,7 +48,7 @@ def choose_endpoints(entry: Entry, node: str, zone: str = "") -> Choice:
     """
     sets: _Sorted | None = entry.memo.get(_Sorted)
     if sets is None:
-        sets = entry.memo[_Sorted] = _sort(entry.endpoints)
+        sets = entry.memo[_Sorted] = _sort(entry.service, entry.endpoints)
     service = entry.service
     hinted = service.uses_cluster_endpoints and (sets.node_hints or sets.zone_hints)
     local = service.uses_local_endpoints and (node in sets.local_ready or node in sets.local_fallback)
@@ -92,21 +92,25 @@ def _filter_hints(sets: _Sorted, node: str, zone: str) -> Endpoints:
     return sets.ready
 
 
-def _sort(endpoints: Endpoints) -> _Sorted:
-    ready = tuple(e for e in endpoints if e.ready)
-    fallback = tuple(e for e in endpoints if not e.ready and e.serving and e.terminating)
+def _sort(service: ServicePort, endpoints: Endpoints) -> _Sorted:
+    ready: Endpoints = endpoints
+    fallback: Endpoints = ()
+    if not all(e.ready for e in endpoints):
+        ready = tuple(e for e in endpoints if e.ready)
+        fallback = tuple(e for e in endpoints if not e.ready and e.serving and e.terminating)
+    local = service.uses_local_endpoints  # else nobody asks what is on a node
     return _Sorted(
         ready=ready,
         fallback=fallback,
-        local_ready=_by_node(ready),
-        local_fallback=_by_node(fallback),
+        local_ready=_by_node(ready) if local else {},
+        local_fallback=_by_node(fallback) if local else {},
         node_hints=_all(ready, lambda e: bool(e.node_hints)),
         zone_hints=_all(ready, lambda e: bool(e.zone_hints)),
     )
 
 
 def _all(endpoints: Endpoints, has: Callable[[Endpoint], bool]) -> bool:
-    return bool(endpoints) and all(has(e) for e in endpoints)
+    return bool(endpoints) and has(endpoints[0]) and all(has(e) for e in endpoints)
 
 
 def _by_node(endpoints: Iterable[Endpoint]) -> dict[str, Endpoints]:

@@ -7,6 +7,7 @@ include/uapi/linux/netfilter/nf_tables.h, nfnetlink.h, net/netfilter/nf_tables_a
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 
 from netsim.kernel.rtnl_wire import HEADER, NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, attribute, nested, text
 from netsim.ruleset import nft
@@ -191,8 +192,16 @@ def _encode_odd(spec: nft.SetSpec, key: bytes, data: bytes) -> bytes:
     if spec.interval:
         half = len(key) // 2
         return nested(1, nested(1, attribute(1, key[:half])), nested(10, attribute(1, key[half:])))
-    verdict = nested(2, nested(2, number(1, _VERDICTS["goto"]), attribute(2, data + b"\0"))) if data else b""
-    return nested(1, nested(1, attribute(1, key)), verdict)
+    before, after = _verdict_frame(len(key), data)
+    return before + key + after
+
+
+@lru_cache(maxsize=4096)
+def _verdict_frame(key_bytes: int, chain: bytes) -> tuple[bytes, bytes]:
+    """What stands before and after a key that leads to ``chain`` (empty: the key alone). Most lead to the same few."""
+    verdict = nested(2, nested(2, number(1, _VERDICTS["goto"]), attribute(2, chain + b"\0"))) if chain else b""
+    element = nested(1, nested(1, attribute(1, b"k" * key_bytes)), verdict)
+    return element[:12], element[12 + key_bytes :]
 
 
 def _encode_expression(expression: nft.Expression, family: int) -> bytes:

@@ -37,6 +37,7 @@ _PORT = struct.Struct("!Hxx")
 _NUMBERS = tuple(number.to_bytes(4, "little") for number in range(256))
 _POLICY_CHAINS = {node_port: name.encode() for node_port, name in sk.POLICY_CHAIN.items()}
 _NO_CHAINS = OwnChains({}, ())
+_PLAIN_CHAIN = ChainKey("cluster", False, CLUSTER_LIST, 0)
 CLUSTER_IP, OTHER = 0, 1  # ranks of claims
 
 
@@ -127,7 +128,8 @@ def make_block(
     key = (Block, id(choice), from_node, lost, id(before))
     known: tuple[Block, Block] | None = entry.memo.get(key)  # with ``before``, which keeps its id its own
     if known is None:
-        block = _Writer(entry, choice, from_node, before, lost).write()
+        plain = before is NOTHING and not lost and bool(choice.cluster) and _is_plain(entry.service)
+        block = _write_plain(entry, choice) if plain else _Writer(entry, choice, from_node, before, lost).write()
         known = entry.memo[key] = (before, block)
     return known[1]
 
@@ -137,6 +139,28 @@ def _allows_node(service: ServicePort, view: FamilyView) -> bool:
         return False
     ip = view.node.ip(view.family)
     return bool(ip) and any(contains(cidr, ip) for cidr in service.source_ranges)
+
+
+def _is_plain(service: ServicePort) -> bool:
+    """Whether it has nothing but a ClusterIP with traffic policy Cluster."""
+    return not (service.internal_local or service.affinity_timeout_s or service.externally_accessible)
+
+
+def _write_plain(entry: Entry, choice: Choice) -> Block:
+    """What `_Writer` makes of a plain service port without a block before, in a third of the time.
+
+    In a large cluster nearly all are so, and the first sync makes every one.
+    """
+    claims = claims_of(entry)
+    key = claims[0][1]
+    order = _pack(choice.cluster)
+    chain = _sized(_PLAIN_CHAIN, len(order))
+    elements: list[Element] = [(sk.SERVICES, key, chain.name.encode())]
+    elements += [(sk.ENDPOINTS, key + _number(number), endpoint) for number, endpoint in enumerate(order)]
+    length = len(key) - 8
+    addresses = dict.fromkeys([endpoint[:length] for endpoint in order])
+    shared = [(sk.CLUSTER_IPS, key[:length]), *[(sk.HAIRPINS, address + address) for address in addresses]]
+    return Block(tuple(elements), tuple(shared), (chain,), _NO_CHAINS, (order, ()), claims)
 
 
 class _Writer:
@@ -253,7 +277,7 @@ def _own_entry(chain: ChainKey) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def _pack(endpoints: Collection[Endpoint]) -> Order:
-    return tuple(pack_endpoint(endpoint.ip, endpoint.port) for endpoint in endpoints)
+    return tuple([pack_endpoint(endpoint.ip, endpoint.port) for endpoint in endpoints])
 
 
 def _addresses(orders: Iterable[Order], length: int) -> Iterable[bytes]:

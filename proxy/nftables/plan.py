@@ -7,6 +7,7 @@ endpoints is new or no longer used. Nothing of it depends on how many services t
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from netsim.ruleset import nft
@@ -82,10 +83,10 @@ class NftablesDialect:
         keyed: list[list[tuple[bytes, bytes]]] = [[] for _ in specs]
         for name in snapshot.entries:
             block = state.blocks[name] = self._block(snapshot, name, view, state, NOTHING)
-            state.chains.update(block.chains)
-            state.shared.update(block.shared)
             for index, key, value in block.elements:
                 keyed[index].append((key, value))
+        state.chains.update(chain.from_iterable([block.chains for block in state.blocks.values()]))
+        state.shared.update(chain.from_iterable([block.shared for block in state.blocks.values()]))
         for index, key in state.shared:
             keyed[index].append((key, b""))
         own = OwnChains({}, ())
@@ -161,7 +162,7 @@ class NftablesDialect:
     ) -> Block:
         entry = snapshot.entries[name]
         choice = choose_endpoints(entry, view.node.name, view.node.zone)
-        lost = frozenset(key for _rank, key in claims_of(entry) if state.claims[key][0][1] != name)
+        lost = frozenset([key for _rank, key in claims_of(entry) if state.claims[key][0][1] != name])
         return make_block(entry, choice, view, before=before, lost=lost)
 
     def _work_in_claims(
