@@ -16,6 +16,7 @@ from netsim.model.errors import FeatureMissing, KernelError
 _SONAMES = ("libnftables.so.1",)
 _HANDLES = 1 << 3
 _JSON = 1 << 4
+_TERSE = 1 << 11
 # Parts of the library are one for the whole process (its cache of interface names, for one), so contexts of several
 # namespaces must take turns. The kernel would serialise their commits anyway.
 _turn = threading.Lock()
@@ -39,6 +40,10 @@ class Nft:
     def run_json(self, commands: str) -> str:
         """As `run`, with answers as JSON text (libnftables-json(5)), handles included."""
         return self._run(commands, _JSON | _HANDLES)
+
+    def run_with_handles(self, commands: str) -> str:
+        """As `run`; rules are listed with their handles, sets without their elements (nft -a -t)."""
+        return self._run(commands, _HANDLES | _TERSE)
 
     def close(self) -> None:
         """Free the library's context and its socket; may be repeated."""
