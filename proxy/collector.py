@@ -5,7 +5,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-
 _lock = threading.Lock()
 _paused = 0  # how many ask for it now
 _was_enabled = False
