@@ -9,10 +9,9 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Any
 
-from netsim.cluster import wire
 from netsim.cluster.launch import Launch
+from netsim.cluster.report import Report
 from netsim.cluster.state import StateDir
 from netsim.kernel import sandbox
 from netsim.model.errors import NetsimError
@@ -43,36 +42,6 @@ def main() -> None:
     except Exception:
         traceback.print_exc()
         sys.exit(1)
-
-
-class Report:
-    """The launcher's ear: one line of JSON for each thing worth telling, until the cluster is ready."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def _send(self, message: dict[str, Any]) -> None:
-        if self._descriptor < 0:
-            return
-        try:
-            os.write(self._descriptor, json.dumps(message).encode() + b"\n")
-        except BrokenPipeError:
-            os._exit(1)  # the launcher was killed before the cluster was ready: nobody waits for it, or knows of it
-
-    def progress(self, text: str) -> None:
-        self._send({"progress": text})
-
-    def error(self, error: NetsimError) -> None:
-        self._send({"error": wire.describe_error(error)})
-
-    def ready(self, status: dict[str, Any]) -> None:
-        self._send({"ready": status})
-        self.close()
-
-    def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-        self._descriptor = -1
 
 
 def _be_init(orders: Launch, state: StateDir, report: Report) -> None:

@@ -22,13 +22,13 @@ from netsim.client.events import EventRecorder
 from netsim.client.informerset import InformerSet
 from netsim.cluster.barrier import Barrier
 from netsim.cluster.control import ControlServer
-from netsim.cluster.daemon import Report
 from netsim.cluster.launch import Launch
 from netsim.cluster.namespaces import NamespaceRegistry
 from netsim.cluster.network import choose_node_addresses, plan_fabric
 from netsim.cluster.node_network import NodeNetwork
 from netsim.cluster.places import Places
 from netsim.cluster.readiness import check_ready, explain_unready
+from netsim.cluster.report import Report
 from netsim.cluster.state import StateDir
 from netsim.controllers.manager import make_controllers
 from netsim.dns.component import DnsComponent
