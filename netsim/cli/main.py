@@ -31,6 +31,7 @@ _COMMANDS = {
     "get": "get.get",
     "describe": "describe.describe",
     "logs": "logs.logs",
+    "rules": "rules.rules",
     "exec": "processes.exec_command",
     "shell": "processes.shell",
     "kubeconfig": "clusters.kubeconfig",

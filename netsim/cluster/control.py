@@ -43,6 +43,8 @@ class ControlTarget(Protocol):
 
     async def set_proxy_mode(self, mode: str) -> None: ...
 
+    async def rules(self, service: str, node: str | None) -> dict[str, Any]: ...
+
     def status(self) -> dict[str, Any]: ...
 
 
@@ -64,6 +66,7 @@ class ControlServer:
             "dump": self._dump,
             "status": self._status,
             "proxy-mode": self._proxy_mode,
+            "rules": self._rules,
         }
 
     async def run(self) -> None:
@@ -173,6 +176,9 @@ class ControlServer:
     async def _proxy_mode(self, message: dict[str, Any]) -> Reply:
         await self._target.set_proxy_mode(message["mode"])
         return {}, []
+
+    async def _rules(self, message: dict[str, Any]) -> Reply:
+        return await self._target.rules(message["service"], message["node"]), []
 
     async def _status(self, _message: dict[str, Any]) -> Reply:
         return self._target.status(), []

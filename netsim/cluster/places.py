@@ -3,6 +3,7 @@
 import os
 from typing import TYPE_CHECKING, Any
 
+from netsim.cluster.explaining import service_rules
 from netsim.kernel.dump import dump_namespace
 from netsim.kernel.netns import Netns, run_in
 from netsim.kernel.process import Process, ProcessSpec
@@ -11,6 +12,7 @@ from netsim.model.config import PROXY_MODES
 from netsim.model.errors import NetsimError, UsageError
 from netsim.model.names import EXTERNAL
 from netsim.model.where import Where
+from netsim.observe.rules.render import dump_rules
 
 if TYPE_CHECKING:
     from netsim.cluster.runtime import Runtime
@@ -90,6 +92,10 @@ class Places:
             raise UsageError(f'there is no proxy mode "{mode}"', hint=f"one of {', '.join(PROXY_MODES)}")
         await self._runtime.proxy.switch_mode(mode)
         self._runtime.save_status(self.status())
+
+    async def rules(self, service: str, node: str | None) -> dict[str, Any]:
+        """What serves a Service, as ``netsim rules`` has it."""
+        return dump_rules(await service_rules(self._runtime, self, service, node))
 
     async def dump(self, places: list[Where]) -> str:
         """Kernel state of these places, one after the other."""

@@ -14,6 +14,7 @@ from netsim.model.where import Where, parse_where
 
 Protocol = Literal["tcp", "udp", "icmp"]
 PROTOCOLS: tuple[Protocol, ...] = ("tcp", "udp", "icmp")
+_SERVICE_WORDS = ("svc", "service", "services")
 HINT = "write svc/[NAMESPACE/]NAME, pod/[NAMESPACE/]NAME, node/NAME, host/NAME or an address, with :PORT"
 
 
@@ -63,7 +64,7 @@ def parse_target(text: str, namespace: str = "default") -> Target:
         except ValueError:
             raise UsageError(f'"{text}" is no target', hint=HINT) from None
     kind, _, rest = body.partition("/")
-    if kind not in ("svc", "service", "services"):
+    if kind not in _SERVICE_WORDS:
         try:
             return Target(place=parse_where(body, namespace), port=port)
         except UsageError:
@@ -75,8 +76,10 @@ def parse_target(text: str, namespace: str = "default") -> Target:
 
 
 def parse_service(text: str, namespace: str = "default") -> Target:
-    """A Service alone: ``svc/[NAMESPACE/]NAME`` with or without a port. Raises UsageError."""
-    target = parse_target(text if "/" in text else f"svc/{text}", namespace)
+    """A Service alone: ``[svc/][NAMESPACE/]NAME`` with or without a port. Raises UsageError."""
+    kind = text.partition("/")[0]
+    known = kind in (*_SERVICE_WORDS, "pod", "node", "host") and "/" in text
+    target = parse_target(text if known else f"svc/{text}", namespace)
     if not target.service:
         raise UsageError(f'"{text}" is no Service', hint="write svc/[NAMESPACE/]NAME")
     return target

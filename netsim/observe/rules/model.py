@@ -67,3 +67,21 @@ class Rules:
     ipsets: Mapping[str, Sequence[str]] = field(default_factory=dict)  # name -> elements
     ipvs: Mapping[ServerKey, Virtual] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what could not be read, and why
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRules:
+    """What serves a Service on one node."""
+
+    node: str
+    groups: tuple[Group, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceRules:
+    """The answer of ``netsim rules``. ``service``: "svc/NAMESPACE/NAME"."""
+
+    service: str
+    entries: tuple[Entry, ...]
+    nodes: tuple[NodeRules, ...]

@@ -44,7 +44,7 @@ def _read_nft(ns: Netns, notes: list[str]) -> NftTables:
 def _read_iptables(
     ns: Netns, spawner: Spawner, tables: NftTables, notes: list[str]
 ) -> dict[tuple[str, str], SavedTables]:
-    """Both back ends, each where it has tables. Those of iptables-nft go from ``tables``: nft can't show their rules."""
+    """Both back ends, where they have tables. Those of iptables-nft go from ``tables``: nft can't show their rules."""
     found: dict[tuple[str, str], SavedTables] = {}
     for family, number in _FAMILIES.items():
         candidates = {name for f, name in tables if f == family and name in BUILTIN_CHAINS}

@@ -60,6 +60,7 @@ def test_what_is_no_target_is_a_usage_error(text: str) -> None:
 
 def test_a_service_may_be_named_alone() -> None:
     assert parse_service("web", "shop").bare == "svc/shop/web"
+    assert parse_service("kube-system/kube-dns").bare == "svc/kube-system/kube-dns"
     with pytest.raises(UsageError, match="no Service"):
         parse_service("pod/web")
 

@@ -1,0 +1,51 @@
+"""``netsim rules`` and ``netsim explain`` in the cluster process: names and addresses from the API, the rest from the
+kernel, in worker threads.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from netsim.cluster.service_entries import list_entries
+from netsim.kernel.netns import Netns
+from netsim.model.errors import NetsimError, UsageError, not_found
+from netsim.model.kinds import SERVICE
+from netsim.model.objects import Object
+from netsim.model.target import Target, parse_service
+from netsim.model.where import Where
+from netsim.observe.rules.choose import choose_service_rules
+from netsim.observe.rules.model import Entry, NodeRules, ServiceRules
+from netsim.observe.rules.read import read_rules
+
+if TYPE_CHECKING:
+    from netsim.cluster.places import Places
+    from netsim.cluster.runtime import Runtime
+    from netsim.kernel.process import Spawner
+
+
+def find_service(runtime: "Runtime", target: Target) -> Object:
+    """The Service object of a target. Raises ApiError 404 in upstream's words."""
+    found = runtime.informers.of(SERVICE).get(target.namespace, target.service)
+    if found is None:
+        raise not_found("services", "", target.service)
+    return found
+
+
+async def service_rules(runtime: "Runtime", places: "Places", service: str, node: str | None) -> ServiceRules:
+    """What serves a Service on one node or on all. Raises ApiError, NetsimError."""
+    target = parse_service(service)
+    if target.port:
+        raise UsageError(f"{target}: rules are those of a whole Service", hint=f"write {target.bare}")
+    entries = list_entries(find_service(runtime, target))
+    if not entries:
+        hint = "DNS answers with its endpoints, and no rule is about it"
+        raise NetsimError("a Service without an address of its own has no rules", where=target.bare, hint=hint)
+    names = [node] if node else runtime.node_names()
+    chosen = [(name, places.netns_at(Where("node", name))) for name in names]
+    read = [asyncio.to_thread(_read_node, name, ns, runtime.spawner, entries) for name, ns in chosen]
+    return ServiceRules(target.bare, entries, tuple(await asyncio.gather(*read)))
+
+
+def _read_node(name: str, ns: Netns, spawner: "Spawner", entries: Sequence[Entry]) -> NodeRules:
+    rules = read_rules(ns, spawner)
+    return NodeRules(name, tuple(choose_service_rules(rules, entries)), rules.notes)
