@@ -14,13 +14,15 @@ from typing import Any, Protocol, runtime_checkable
 
 from netsim.model.clock import Clock
 from netsim.model.errors import NetsimError
-from proxy.collector import collector_paused
+from proxy.collector import collector_paused, keep_for_good
 from proxy.config import FamilyView, ProxyConfig
 from proxy.dialect import Dialect, Plan, Target
 from proxy.servicemap import Change, Entry, ServicePortName, Snapshot
 from proxy.staleflows import Frontends, plan_frontends
 
 log = logging.getLogger(__name__)
+
+LARGE_MAP = 1000  # service ports, from which on collections of garbage are felt
 
 
 class Feed(Protocol):
@@ -229,6 +231,8 @@ class NodeSync:
                 self._full_at_s = started_s
             self._report(plan, self._clock.monotonic_s() - started_s, triggers_s)
             await self._clean(snapshot, dict.fromkeys(snapshot.entries) | pending if first else pending)
+            if first and len(snapshot.entries) >= LARGE_MAP:
+                keep_for_good()
         self._under_way = -1
         self._ended_s = self._clock.monotonic_s()
         self.last_sync_s = self._ended_s - started_s
