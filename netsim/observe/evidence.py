@@ -92,3 +92,11 @@ class Reader(Protocol):
     def neighbour(self, place: str, address: str, interface: str) -> str:
         """The neighbour entry, as `ip neigh` prints it; "" if there is none."""
         ...
+
+    def link(self, place: str, interface: str) -> str:
+        """The interface, as `ip -o link show dev` prints it; "" if there is none."""
+        ...
+
+    def setting(self, place: str, name: str) -> str:
+        """A sysctl of the place's network namespace, "net.ipv4.ip_forward"; "" if there is none."""
+        ...

@@ -1,0 +1,53 @@
+"""Rule events of a hook as the rules that a packet met. Pure."""
+
+import re
+from collections.abc import Mapping
+
+from netsim.observe.evidence import RuleEvent, RuleKey
+from netsim.observe.journey import Stage
+from netsim.observe.path import RuleHit
+
+# What a rule does to a packet, where the trace's verdict does not say it: nft's and iptables' words.
+_ACTIONS = (
+    (re.compile(r"(?:^|\s)(?:-j\s+)?(?:REJECT|reject)\b"), "reject"),
+    (re.compile(r"(?:^|\s)(?:-j\s+)?(?:DNAT|dnat)\b"), "dnat"),
+    (re.compile(r"(?:^|\s)(?:-j\s+)?(?:SNAT|snat)\b"), "snat"),
+    (re.compile(r"(?:^|\s)(?:-j\s+)?(?:MASQUERADE|masquerade)\b"), "masquerade"),
+    (re.compile(r"(?:^|\s)(?:-j\s+)?(?:REDIRECT|redirect)\b"), "redirect"),
+)
+_QUOTED = re.compile(r'"[^"]*"')
+_LEGACY_TARGET = re.compile(r"(?:^|\s)-([jg])\s+(\S+)")
+_LEGACY_WORDS = {"ACCEPT": "accept", "DROP": "drop", "RETURN": "return"}
+
+
+def read_hits(stage: Stage, rules: Mapping[RuleKey, str]) -> tuple[RuleHit, ...]:
+    """The rules and policies of one hook, in the order the packet met them. Ends of chains are left out."""
+    return tuple(_read_hit(one.event, rules) for one in stage.traced if one.event.kind != "return")
+
+
+def _read_hit(event: RuleEvent, rules: Mapping[RuleKey, str]) -> RuleHit:
+    if event.kind == "policy":
+        verdict = event.verdict or "accept"
+        text, handle = f"policy {verdict}", None
+    else:
+        key = (event.place, event.family, event.table, event.chain, event.handle)
+        text, handle = rules.get(key, f"rule {event.handle}"), event.handle
+        verdict = find_verdict(text, event.verdict)
+    return RuleHit(event.family, event.table, event.chain, text, verdict, backend=event.backend, handle=handle)
+
+
+def find_verdict(text: str, traced: str) -> str:
+    """What a rule did: by its text where that says more than the verdict the kernel traced."""
+    bare = _QUOTED.sub("", text)  # comments say anything
+    for pattern, name in _ACTIONS:
+        if pattern.search(bare):
+            return name
+    if traced:
+        return traced
+    target = _LEGACY_TARGET.search(bare)
+    if target is None:
+        return "continue"
+    words = {"j": "jump", "g": "goto"}
+    return _LEGACY_WORDS.get(target[2]) or (
+        "continue" if target[2] in ("MARK", "LOG", "TRACE", "CT", "NFLOG") else f"{words[target[1]]} {target[2]}"
+    )
