@@ -32,6 +32,7 @@ _COMMANDS = {
     "describe": "describe.describe",
     "logs": "logs.logs",
     "rules": "rules.rules",
+    "capture": "capture.capture",
     "exec": "processes.exec_command",
     "shell": "processes.shell",
     "kubeconfig": "clusters.kubeconfig",

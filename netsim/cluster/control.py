@@ -17,7 +17,7 @@ from netsim.kernel.netns import Netns
 from netsim.kernel.packets import open_packet_socket
 from netsim.kernel.process import Process
 from netsim.model.errors import NetsimError, TimeoutExpired, UsageError
-from netsim.model.where import Where, parse_where
+from netsim.model.where import Where, parse_spot, parse_where
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +155,7 @@ class ControlServer:
             process.kill(int(received[0]["signal"]))
 
     async def _open_socket(self, message: dict[str, Any]) -> Reply:
-        netns = self._target.netns_at(parse_where(message["where"]))
+        netns = self._target.netns_at(parse_spot(message["where"])[0])
         sock = netns.socket(message["family"], message["type"], message["proto"])
         return {}, [sock.detach()]
 

@@ -22,6 +22,7 @@ from netsim.client.http import HttpTransport
 from netsim.client.manifest_files import read_manifests
 from netsim.client.transport import Response
 from netsim.cluster.apply import Applied, apply_objects, delete_objects, wait_gone, wait_ready
+from netsim.cluster.capturing_client import Capturing
 from netsim.cluster.control_client import ControlClient
 from netsim.cluster.explaining_client import Explaining
 from netsim.cluster.launch import launch, stop
@@ -97,7 +98,7 @@ def attach(name: str | None = None) -> "Cluster":
     return Cluster(state, state.read_status())
 
 
-class Cluster(Explaining):
+class Cluster(Explaining, Capturing):
     """A running cluster. As a context manager it is taken down at the end."""
 
     def __init__(self, state: StateDir, status: Mapping[str, Any], owner_fd: int = -1) -> None:

@@ -111,6 +111,8 @@ class Tap:
         ring = self._ring
         if ring is None:
             return frames
+        # A tap of one interface has an error pending when that goes down, and would be readable until it is taken.
+        self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         for _ in range(self._blocks):  # not for ever: under load there would always be one more
             start = self._position * BLOCK_BYTES
             status, count, offset = _BLOCK.unpack_from(ring, start)

@@ -1,9 +1,9 @@
-"""WHERE on the command line and in Python: a pod, a node or an external host."""
+"""WHERE on the command line and in Python: a pod, a node or an external host; and the fabric, for those who watch."""
 
 from dataclasses import dataclass
 
 from netsim.model.errors import UsageError
-from netsim.model.names import pod_namespace
+from netsim.model.names import FABRIC, check_link_name, pod_namespace
 
 HINT = "write pod/[NAMESPACE/]NAME, node/NAME or host/NAME (host/external is always there)"
 
@@ -12,7 +12,7 @@ HINT = "write pod/[NAMESPACE/]NAME, node/NAME or host/NAME (host/external is alw
 class Where:
     """One place in the cluster that has a network namespace."""
 
-    kind: str  # "pod", "node" or "host"
+    kind: str  # "pod", "node" or "host"; "fabric" where that can be meant
     name: str
     namespace: str = ""  # of a pod
 
@@ -22,7 +22,9 @@ class Where:
         return pod_namespace(self.namespace, self.name) if self.kind == "pod" else self.name
 
     def __str__(self) -> str:
-        return f"pod/{self.namespace}/{self.name}" if self.kind == "pod" else f"{self.kind}/{self.name}"
+        if self.kind == "pod":
+            return f"pod/{self.namespace}/{self.name}"
+        return FABRIC if self.kind == FABRIC else f"{self.kind}/{self.name}"
 
 
 def parse_where(text: str, namespace: str = "default") -> Where:
@@ -36,3 +38,15 @@ def parse_where(text: str, namespace: str = "default") -> Where:
     if kind != "pod" and len(parts) == 1:
         return Where(kind, rest)
     raise UsageError(f'"{text}" is no place', hint=HINT)
+
+
+def parse_spot(text: str, namespace: str = "default") -> tuple[Where, str | None]:
+    """A place, or one interface of it: ``pod/web``, ``node/node-1:cni0``, ``fabric``, ``fabric:fabric0``.
+
+    The fabric is the node network's own namespace: packets can be seen there, nothing runs there. Raises UsageError.
+    """
+    place, colon, interface = text.partition(":")
+    if colon:
+        check_link_name(interface)
+    where = Where(FABRIC, FABRIC) if place == FABRIC else parse_where(place, namespace)
+    return where, interface or None
