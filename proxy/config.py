@@ -97,7 +97,7 @@ def make_proxy_config(config: ClusterConfig) -> ProxyConfig:
     ipv6 = config.families[0] == 6
     # Each sync is a process on each node: with many nodes, changes that trickle in are collected a while, so that
     # the proxies leave the machine to the pods. Three nodes never wait.
-    pause_s = min(1.0, 0.003 * max(0, len(config.nodes) - 10))
+    pause_s = min(1.0, 0.01 * max(0, len(config.nodes) - 10))
     return ProxyConfig(
         mode=config.proxy_mode,
         families=config.families,
