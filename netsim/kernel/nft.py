@@ -14,8 +14,10 @@ from netsim.kernel.netns import Netns
 from netsim.model.errors import FeatureMissing, KernelError
 
 _SONAMES = ("libnftables.so.1",)
+_STATELESS = 1 << 1
 _HANDLES = 1 << 3
 _JSON = 1 << 4
+_TERSE = 1 << 11
 _TERSE = 1 << 11
 # Parts of the library are one for the whole process (its cache of interface names, for one), so contexts of several
 # namespaces must take turns. The kernel would serialise their commits anyway.
@@ -44,6 +46,10 @@ class Nft:
     def run_with_handles(self, commands: str) -> str:
         """As `run`; rules are listed with their handles, sets without their elements (nft -a -t)."""
         return self._run(commands, _HANDLES | _TERSE)
+
+    def list_chain(self, family: str, table: str, chain: str) -> str:
+        """A chain with the handles of its rules, without counters and the elements of named sets. Raises as `run`."""
+        return self._run(f"list chain {family} {table} {chain}", _HANDLES | _STATELESS | _TERSE)
 
     def close(self) -> None:
         """Free the library's context and its socket; may be repeated."""

@@ -1,0 +1,161 @@
+"""One probe, watched everywhere: sets up, sends, reads, takes down. What it brings back nobody has judged yet."""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from ipaddress import ip_address
+
+from netsim.kernel.conntrack import Conntrack, FlowTuple
+from netsim.kernel.drops import DropWatch
+from netsim.kernel.netns import Netns
+from netsim.kernel.nft_trace import plan_table
+from netsim.kernel.packet_match import compile_filter
+from netsim.kernel.process import Spawner
+from netsim.model.errors import FeatureMissing, NetsimError, UsageError
+from netsim.observe.decode import decode_frame
+from netsim.observe.events import read_events
+from netsim.observe.evidence import Drop, Evidence, Reply, RuleEvent, Sighting
+from netsim.observe.path import Question
+from netsim.observe.posts import Post, close_posts, open_posts, wait_for_silence
+from netsim.observe.probe import Probe
+from netsim.observe.rulebook import read_texts
+from netsim.observe.signature import Answers, Signature, make_signature
+
+DEFAULT_TIMEOUT_S = 0.7  # before a SYN would be sent again
+_SNAPLEN_BYTES = 256
+_PROTOCOLS = {"tcp": 6, "udp": 17, "icmp": 1, "icmpv6": 58}
+_ECHO = {"icmp": 8, "icmpv6": 128}
+
+
+def collect(
+    question: Question,
+    places: Mapping[str, Netns],
+    source_place: str,
+    *,
+    timeout_s: float = DEFAULT_TIMEOUT_S,
+    spawner: Spawner | None = None,
+) -> Evidence:
+    """Send one probe from ``source_place`` and bring back what every one of ``places`` saw of it.
+
+    ``places`` are all that its way may lead through; ``spawner`` runs iptables, for the texts of its rules. Blocking,
+    for a worker thread; several at once do not mix. Nothing stays behind, however it ends. What can't be looked at is
+    in the notes. Raises KernelError if the probe can't be sent at all, UsageError for a source that is not among
+    the places or an address that is none.
+    """
+    start = time.monotonic()
+    if source_place not in places:
+        raise UsageError(f"{source_place} is not among the places to look at")
+    signature = _make_signature(question)
+    with ExitStack() as stack:
+        probe = stack.enter_context(Probe(places[source_place], question, signature))
+        table = plan_table(signature.patterns, signature.taught_by)
+        posts = open_posts(places, table, compile_filter(signature.capture_patterns, snaplen=_SNAPLEN_BYTES))
+        stack.callback(close_posts, posts)
+        notes: list[str] = []
+        reply, drops = _send(probe, timeout_s, notes)
+        wait_for_silence(posts)
+        for post in posts:
+            post.stop()
+            post.read()
+            post.note_losses()
+        sightings = _sightings(posts, signature)
+        conntrack = _read_conntrack(posts, sightings, notes)
+        probe.close()
+        events = _read_events(posts, notes)
+        rules, missing = read_texts(posts, events, spawner)
+        return Evidence(
+            question=question,
+            source_port=probe.source_port,
+            reply=reply,
+            sightings=sightings,
+            events=events,
+            drops=drops,
+            rules=rules,
+            conntrack=conntrack,
+            notes=(*notes, *missing, *(note for post in posts for note in post.notes)),
+            elapsed_ms=(time.monotonic() - start) * 1000,
+        )
+
+
+def _make_signature(question: Question) -> Signature:
+    try:
+        family = ip_address(question.address).version
+    except ValueError:
+        raise UsageError(f'"{question.address}" is no address') from None
+    return make_signature(question.protocol, family, question.port, int.from_bytes(os.urandom(4), "big"))
+
+
+def _send(probe: Probe, timeout_s: float, notes: list[str]) -> tuple[Reply, tuple[Drop, ...]]:
+    """The exchange, with the drops in this thread's context."""
+    try:
+        watch = DropWatch()
+    except FeatureMissing as error:
+        notes.append(f"drop reasons: {error.message}")
+        return probe.send(timeout_s), ()
+    with watch:
+        reply = probe.send(timeout_s)
+        drops = tuple(Drop(event.time_ns, event.reason, event.function) for event in watch.read())
+    return reply, drops
+
+
+def _sightings(posts: Sequence[Post], signature: Signature) -> tuple[Sighting, ...]:
+    """The frames of all places by time; those of one place that have the same time stay in the kernel's order."""
+    seen = [(frame.time_ns, post, frame) for post in posts for frame in post.frames]
+    seen.sort(key=lambda one: one[0])
+    answers = Answers(signature)
+    return tuple(
+        Sighting(
+            post.place,
+            post.interface(frame.ifindex),
+            "out" if frame.outgoing else "in",
+            time_ns,
+            frame.data,
+            frame.length,
+        )
+        for time_ns, post, frame in seen
+        if answers.accept(frame.data)
+    )
+
+
+def _read_events(posts: Sequence[Post], notes: list[str]) -> tuple[RuleEvent, ...]:
+    events: list[RuleEvent] = []
+    for post in posts:
+        try:
+            events += read_events(post)
+        except NetsimError as error:
+            notes.append(f"rules of {post.place}: {error.message}")
+    return tuple(events)
+
+
+def _read_conntrack(
+    posts: Sequence[Post], sightings: Sequence[Sighting], notes: list[str]
+) -> Mapping[str, tuple[str, ...]]:
+    """The entries of the flows that were seen in each place, while the probe's socket is still open."""
+    entries: dict[str, tuple[str, ...]] = {}
+    for post in posts:
+        flows = dict.fromkeys(flow for one in sightings if one.place == post.place for flow in _flow_of(one.frame))
+        if not flows:
+            continue
+        try:
+            with Conntrack(post.ns) as conntrack:
+                found = {flow.id: flow for one in flows if (flow := conntrack.find(*one)) is not None}
+        except NetsimError as error:
+            notes.append(f"conntrack of {post.place}: {error.message}")
+            continue
+        if found:
+            entries[post.place] = tuple(str(flow) for flow in found.values())
+    return entries
+
+
+def _flow_of(frame: bytes) -> Sequence[tuple[int, FlowTuple]]:
+    """The flow a frame belongs to: of VXLAN the one inside, of an ICMP error none."""
+    decoded = decode_frame(frame)
+    if decoded is None or decoded.is_error or decoded.packet.protocol not in _PROTOCOLS:
+        return ()
+    packet = decoded.packet
+    number = _PROTOCOLS[packet.protocol]
+    if packet.protocol in _ECHO:
+        kind = _ECHO[packet.protocol]
+        return ((number, FlowTuple(packet.source, packet.destination, icmp_type=kind, icmp_id=packet.source_port)),)
+    return ((number, FlowTuple(packet.source, packet.destination, packet.source_port, packet.destination_port)),)

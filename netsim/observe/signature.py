@@ -1,0 +1,171 @@
+"""By what a probe is told from all other traffic, wherever it is met and whatever NAT did to it. Pure.
+
+TCP: the sequence number of the first SYN is chosen, so each packet of the handshake and of the end has it, or the one
+after it, as sequence or acknowledgement number. UDP and ping: a tag in the payload; an answer that does not repeat it
+is known by addresses and ports: those of a packet with the tag, the other way round. An ICMP error quotes the packet.
+Each of these also inside VXLAN. A number of another connection matches with a chance of one in a billion.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from netsim.kernel.nft_trace import Learning
+from netsim.kernel.packet_match import ETHER_BYTES, IP_BYTES, Pattern, Test, equals
+
+Protocol = Literal["tcp", "udp", "icmp"]
+
+DNS_PORT = 53
+TAG_BYTES = 15  # "netsim-" and 8 hexadecimal digits
+_NUMBERS = {"tcp": {4: 6, 6: 6}, "udp": {4: 17, 6: 17}, "icmp": {4: 1, 6: 58}}
+_UDP, _UDP_BYTES, _ICMP_BYTES, _VXLAN_BYTES = 17, 8, 8, 8
+_ICMP = {4: 1, 6: 58}
+_ERROR_TYPES = {4: (3, 12), 6: (1, 4)}  # destination unreachable to parameter problem; echo is not among them
+_PROTOCOL_AT = {4: 9, 6: 6}
+_ETHER_TYPES = {4: b"\x08\x00", 6: b"\x86\xdd"}
+_VXLAN_PORTS = (4789, 8472)  # IANA's, and Linux' own default
+_VXLAN_INNER = _UDP_BYTES + _VXLAN_BYTES + ETHER_BYTES
+_TCP_SPAN = 3  # SYN and FIN take a number each; no data is sent
+_ECHO = b"echo "  # agnhost's netexec answers "echo WORD" with the word
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """``tag``: what a payload holds. ``sequence``: TCP's first number, which leaves room for `_TCP_SPAN` more."""
+
+    protocol: Protocol
+    family: int  # 4 or 6
+    port: int
+    tag: bytes
+    sequence: int
+
+    @property
+    def payload(self) -> bytes:
+        """What the probe sends."""
+        if self.protocol == "udp" and self.port == DNS_PORT:
+            return _dns_query(self.tag)
+        return _ECHO + self.tag if self.protocol == "udp" else self.tag
+
+    @property
+    def _tag_offsets(self) -> tuple[int, ...]:
+        """Where in a payload the tag is, of the probe and of what answers with it."""
+        at = self.payload.index(self.tag)
+        return (at,) if at == 0 or self.port == DNS_PORT else (at, 0)
+
+    @property
+    def patterns(self) -> tuple[Pattern, ...]:
+        """The probe, its answers and the errors about it, on their own and inside VXLAN."""
+        own = tuple(self._own_patterns())
+        return (*own, *(_in_vxlan(pattern, self.family, port) for pattern in own for port in _VXLAN_PORTS))
+
+    @property
+    def taught_by(self) -> tuple[tuple[Learning, tuple[Pattern, ...]], ...]:
+        """UDP: the packets whose answers are to be recognised."""
+        if self.protocol != "udp":
+            return ()
+        probe = Pattern(_UDP, (self._tag_test(self._tag_offsets[0]),), (self.family,))
+        inside = tuple(_in_vxlan(probe, self.family, port) for port in _VXLAN_PORTS)
+        return (Learning(self.family, False), (probe,)), (Learning(self.family, True), inside)
+
+    @property
+    def capture_patterns(self) -> tuple[Pattern, ...]:
+        """What taps keep. UDP: also all that might be an answer, of which `Answers` keeps those that are."""
+        if self.protocol != "udp":
+            return self.patterns
+        inner = Pattern(_UDP, (), (self.family,))
+        vxlan = tuple(_in_vxlan(inner, self.family, port) for port in _VXLAN_PORTS)
+        gaps = [0, *(edge for port in _VXLAN_PORTS for edge in (port - 1, port + 1)), 65535]
+        ranges = zip(gaps[::2], gaps[1::2], strict=True)
+        other = tuple(
+            Pattern(_UDP, (Test(2, struct.pack("!H", low), struct.pack("!H", high)),), (self.family,))
+            for low, high in ranges
+        )
+        return (*self.patterns, *vxlan, *other)
+
+    def _own_patterns(self) -> Iterator[Pattern]:
+        number, family = _NUMBERS[self.protocol][self.family], (self.family,)
+        shapes = list(self._shapes())
+        for shape in shapes:
+            yield Pattern(number, (shape,), family)
+        quoted = _ICMP_BYTES + IP_BYTES[self.family]
+        low, high = _ERROR_TYPES[self.family]
+        error = Test(0, bytes((low,)), bytes((high,)))
+        about = equals(_ICMP_BYTES + _PROTOCOL_AT[self.family], bytes((number,)))
+        for shape in shapes:
+            yield Pattern(_ICMP[self.family], (error, about, shape.shifted(quoted)), family)
+
+    def _shapes(self) -> Iterator[Test]:
+        if self.protocol == "tcp":
+            last = struct.pack("!I", self.sequence + _TCP_SPAN)
+            yield Test(4, struct.pack("!I", self.sequence), last)  # sequence number
+            yield Test(8, struct.pack("!I", self.sequence + 1), last)  # acknowledgement number
+        else:
+            yield from (self._tag_test(at) for at in self._tag_offsets)
+
+    def _tag_test(self, at: int) -> Test:
+        header = _UDP_BYTES if self.protocol == "udp" else _ICMP_BYTES
+        return equals(header + at, self.tag)
+
+
+def make_signature(protocol: Protocol, family: int, port: int, number: int) -> Signature:
+    """``number``: 32 bits, by which this probe differs from others."""
+    return Signature(protocol, family, port, b"netsim-%08x" % number, min(number, 0xFFFFFFFF - _TCP_SPAN))
+
+
+def _in_vxlan(pattern: Pattern, family: int, port: int) -> Pattern:
+    """The same packet inside VXLAN, which runs over either family."""
+    inner = _VXLAN_INNER + IP_BYTES[family]
+    tests = [
+        equals(2, struct.pack("!H", port)),
+        equals(_VXLAN_INNER - 2, _ETHER_TYPES[family]),
+        equals(_VXLAN_INNER + _PROTOCOL_AT[family], bytes((pattern.protocol,))),
+    ]
+    return Pattern(_UDP, (*tests, *(test.shifted(inner) for test in pattern.tests)))
+
+
+def _dns_query(tag: bytes) -> bytes:
+    """A real question (RFC 1035): the address of TAG.invalid, a name that nobody has (RFC 6761).
+
+    Recursion is not desired, so that a server answers and asks no other server about it.
+    """
+    labels = b"".join(bytes((len(label),)) + label for label in (tag, b"invalid"))
+    return tag[-2:] + struct.pack("!HHHHH", 0, 1, 0, 0, 0) + labels + b"\0" + struct.pack("!HH", 1, 1)
+
+
+Flow = tuple[bytes, bytes]  # source address and port, destination address and port
+
+
+class Answers:
+    """Which captured frames are the probe's, its answers' or errors about it. Takes frames in the order of time."""
+
+    def __init__(self, signature: Signature) -> None:
+        self._patterns = tuple(signature.patterns)
+        self._learns = signature.protocol == "udp"
+        self._expected: set[Flow] = set()
+
+    def accept(self, frame: bytes) -> bool:
+        """``frame`` from its Ethernet header on."""
+        packet = frame[ETHER_BYTES:]
+        if any(pattern.matches(packet) for pattern in self._patterns):
+            flow = _udp_flow(packet) if self._learns else None
+            if flow is not None:
+                self._expected.add((flow[1], flow[0]))
+            return True
+        return self._learns and _udp_flow(packet) in self._expected
+
+
+def _udp_flow(packet: bytes) -> Flow | None:
+    """Of VXLAN that of the packet inside."""
+    family = packet[0] >> 4 if packet else 0
+    start = IP_BYTES.get(family, 0)
+    if not start or len(packet) < start + _UDP_BYTES or packet[_PROTOCOL_AT[family]] != _UDP:
+        return None
+    if int.from_bytes(packet[start + 2 : start + 4], "big") in _VXLAN_PORTS:
+        return _udp_flow(packet[start + _VXLAN_INNER :])
+    source, destination = (12, 16) if family == 4 else (8, 24)
+    length = 4 if family == 4 else 16
+    return (
+        packet[source : source + length] + packet[start : start + 2],
+        packet[destination : destination + length] + packet[start + 2 : start + 4],
+    )
