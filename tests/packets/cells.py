@@ -48,15 +48,16 @@ PORTS = {"tcp": (80, 8080), "udp": (81, 8081), "sctp": (82, 8082)}  # the Servic
 
 @dataclass(frozen=True)
 class EntryAxis:
-    """A kind of address that a Service can be asked at; ``node`` only for a NodePort: whose."""
+    """A kind of address that a Service can be asked at; ``node`` only for a NodePort: whose. ``at``: which of its."""
 
     kind: str
     service: str  # which of the services below has it
     node: str = ""
+    at: str = ""
 
     def __str__(self) -> str:
-        named = {"guarded": " with source ranges"}.get(self.service, "")
-        return f"{self.kind}{named}" + (f" of {self.node}" if self.node else "")
+        named = SERVICE_WORDS.get(self.service, "")
+        return f"{self.kind}{named}" + (f" of {self.node}" if self.node else "") + (f" at {self.at}" if self.at else "")
 
 
 STRAY_SERVICE = "stray"
@@ -81,6 +82,7 @@ SERVICE_TYPES = {
     "guarded": "LoadBalancer",
 }
 
+SERVICE_WORDS = {"guarded": " with source ranges", "sticky": " with affinity", "hinted": " with hints"}
 SERVICES = tuple(itertools.product(SERVICE_TYPES, POLICIES, STATES))
 LISTED = ("web-1", "client-2", "node-2")  # the sources that a guarded Service's loadBalancerSourceRanges name
 
@@ -139,15 +141,10 @@ def make_service(
     ranges: Sequence[str],
 ) -> Manifest:
     """One Service of the matrix. ``spare`` gives out external addresses, ``ranges`` are a guarded one's."""
-    ports = [
-        {"name": name, "protocol": name.upper(), "port": PORTS[name][0], "targetPort": PORTS[name][1]}
-        for name in protocols
-    ]
-    spec: Manifest = {"type": SERVICE_TYPES[kind], "ports": ports, "ipFamilies": [f"IPv{n}" for n in families]}
-    if len(families) > 1:
-        spec["ipFamilyPolicy"] = "RequireDualStack"
+    ports = make_ports(protocols)
+    spec = make_spec(SERVICE_TYPES[kind], ports, families)
     spec["internalTrafficPolicy" if kind == "internal" else "externalTrafficPolicy"] = policy
-    if kind == "external":
+    if kind in ("external", "guarded"):
         spec["externalIPs"] = [next(spare[family]) for family in families]
     if kind == "guarded":
         spec["loadBalancerSourceRanges"] = list(ranges)
@@ -157,16 +154,32 @@ def make_service(
 
 def make_stray_service(families: Sequence[int]) -> Manifest:
     """A Service whose address is asked at a port that it does not have."""
-    spec: Manifest = {"ports": [{"port": 80}], "ipFamilies": [f"IPv{n}" for n in families]}
-    if len(families) > 1:
-        spec["ipFamilyPolicy"] = "RequireDualStack"
+    spec = make_spec("ClusterIP", [{"port": 80}], families)
     return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": STRAY_SERVICE}, "spec": spec}
 
 
+def make_ports(protocols: Sequence[str], beyond: int = 0) -> list[Manifest]:
+    """One port for each protocol; ``beyond``: so much higher than the usual numbers."""
+    return [
+        {"name": name, "protocol": name.upper(), "port": PORTS[name][0] + beyond, "targetPort": PORTS[name][1]}
+        for name in protocols
+    ]
+
+
+def make_spec(kind: str, ports: Sequence[Manifest], families: Sequence[int]) -> Manifest:
+    spec: Manifest = {"type": kind, "ports": list(ports), "ipFamilies": [f"IPv{n}" for n in families]}
+    return spec | ({"ipFamilyPolicy": "RequireDualStack"} if len(families) > 1 else {})
+
+
 def make_slice(
-    service: str, state: str, protocols: Sequence[str], addresses: Mapping[str, str], family: int
+    service: str,
+    endpoints: Mapping[str, str],
+    protocols: Sequence[str],
+    addresses: Mapping[str, str],
+    family: int,
+    hints: Mapping[str, Manifest] | None = None,
 ) -> Manifest:
-    """The EndpointSlice of a service; ``addresses`` of the pods in this family."""
+    """The EndpointSlice of a service: pods with their conditions; ``addresses`` of the pods in this family."""
     return {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
@@ -179,7 +192,8 @@ def make_slice(
                 "conditions": CONDITIONS[condition],
                 "nodeName": PODS[pod],
                 "targetRef": {"kind": "Pod", "name": pod},
+                **({"hints": hints[pod]} if hints and pod in hints else {}),
             }
-            for pod, condition in STATES[state].items()
+            for pod, condition in endpoints.items()
         ],
     }

@@ -98,6 +98,34 @@ DIFFERENCES = {
             "An address of the service network that no Service has. The others leave such packets to the routes.",
             "pkg/proxy/nftables/proxier.go, cluster-ips-check: daddr in the ServiceCIDRs, drop",
         ),
+        _difference(
+            "NodePorts answer on the Node's addresses alone",
+            "nftables",
+            "Not on the other addresses that a node has, such as its bridge's; the others answer on every local one.",
+            "pkg/proxy/apis/config/v1alpha1/defaults.go: nodePortAddresses is primary in mode nftables where it is "
+            "empty; pkg/proxy/nftables/proxier.go, nodeport-ips",
+        ),
+        _difference(
+            "NodePorts answer on 127.0.0.1",
+            "iptables",
+            "IPv4 alone, as IPv6 has no route_localnet.",
+            "pkg/proxy/iptables/proxier.go: iptables.localhostNodePorts, and the sysctl route_localnet",
+        ),
+        _difference(
+            "NodePorts lacking endpoints are barred on every local address",
+            "iptables",
+            "With policy Local and endpoints on other nodes alone the number is dropped on ::1 too, where no NodePort "
+            "answers.",
+            "pkg/proxy/iptables/proxier.go, syncProxyRules: KUBE-EXTERNAL-SERVICES, -m addrtype --dst-type LOCAL, "
+            "whatever nodePortAddresses are",
+        ),
+        _difference(
+            "an externalIP may be a node's own address",
+            "iptables nftables",
+            "ipvs binds every externalIP to kube-ipvs0 on every node, so that no other node could reach that one any "
+            "more: there are no such cells.",
+            "pkg/proxy/ipvs/proxier.go, syncProxyRules: syncService(..., bindAddr true) for ExternalIPs",
+        ),
     )
 }
 

@@ -1,7 +1,9 @@
 """One run of the matrix: deploy it once into a cluster of two nodes, ask every cell, compare with the oracle."""
 
+import itertools
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -11,6 +13,7 @@ from netsim.client.api import check_response
 from netsim.cluster.handle import Cluster
 from netsim.kernel.netns import Netns
 from netsim.model.networks import DEFAULTS
+from tests.packets.asking import Report, ask_all, is_quiet
 from tests.packets.cells import (
     GATEWAY,
     LISTED,
@@ -20,11 +23,13 @@ from tests.packets.cells import (
     SERVICE_TYPES,
     SERVICES,
     SOURCES,
+    STATES,
     STRAY_PORT,
     STRAY_SERVICE,
     STRAYS,
     Cell,
     EntryAxis,
+    Manifest,
     count_cells,
     every_cell,
     make_pods,
@@ -33,12 +38,40 @@ from tests.packets.cells import (
     make_stray_service,
     service_name,
 )
-from tests.packets.oracle import CLIENT, OUTSIDE, SERVICE, Answer, Entry, Fate, Source, expect, expect_stray
-from tests.packets.probes import SILENCE, Prober, Request, Result, Seen, open_netns
+from tests.packets.extra_cells import (
+    AT_A_POD,
+    EXTRA_TYPES,
+    LABEL_ZONE,
+    ON_A_NODE,
+    PROXIED,
+    ZONES,
+    count_extra_cells,
+    endpoints_of,
+    extra_cells,
+    extra_services,
+    make_extra_service,
+    make_ingress,
+    port_of,
+)
+from tests.packets.oracle import (
+    CLIENT,
+    OUTSIDE,
+    SERVICE,
+    Answer,
+    Entry,
+    Fate,
+    Locality,
+    Source,
+    expect,
+    expect_elsewhere,
+    expect_stray,
+    has_entry,
+)
+from tests.packets.probes import REFUSED, SILENCE, Prober, Request, Result, Seen, open_netns
 from tests.packets.world import EXTERNAL
 
+OTHER_LINKS: dict[str, Locality] = {"cni0": "other", "lo": "loopback"}  # whose addresses are a node's too
 EXTERNAL_NETS = {4: "192.0.2.", 6: "2001:db8:1::"}  # TEST-NET-1 (RFC 5737): one address for each externalIP and VIP
-MANY_TRIES = 48  # with two endpoints, one of which is never picked by chance: 2^-47
 
 
 @dataclass(frozen=True)
@@ -57,6 +90,8 @@ class Pace:
 class Ground:
     """One deployed matrix."""
 
+    cluster: Cluster
+    namespace: str
     mode: str
     pace: Pace
     prober: Prober
@@ -66,6 +101,8 @@ class Ground:
     services: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     slices: dict[tuple[str, int], Mapping[str, Any]] = field(default_factory=dict)
     strays: dict[tuple[EntryAxis, int], str] = field(default_factory=dict)  # addresses of theirs
+    protocols: Sequence[str] = ()
+    families: Sequence[int] = ()
 
     def close(self) -> None:
         self.prober.close()
@@ -75,6 +112,11 @@ class Ground:
     def source(self, cell: Cell) -> Source:
         place = SOURCES[cell.source]
         address = self.addresses[place, cell.family]
+        if cell.entry.at in OTHER_LINKS and place in NODES:
+            if place == cell.entry.node:  # it asks itself, from the address it asks
+                return Source(place, "node", place, self.entry(cell)[0].address, podlike=cell.entry.at == "cni0")
+            away = self.addresses.get((f"{place} vxlan0", cell.family))
+            return Source(place, "node", place, away or address, podlike=away is not None)
         if place in PODS:
             return Source(place, "pod", PODS[place], address)
         return Source(place, "node", place, address) if place in NODES else Source(place, "outside", OUTSIDE, address)
@@ -84,15 +126,20 @@ class Ground:
         if cell.entry in STRAYS:
             return Entry("ClusterIP", GATEWAY, self.strays[cell.entry, cell.family]), STRAY_PORT
         service = self.services[cell.service]
-        spec, port = service["spec"], PORTS[cell.protocol][0]
+        spec, port = service["spec"], port_of(cell)
         kind = cell.entry.kind
+        number = next(p.get("nodePort", 0) for p in spec["ports"] if p["name"] == cell.protocol)
+        if cell.entry == AT_A_POD:
+            return Entry("ClusterIP", GATEWAY, self.addresses["web-1", cell.family]), number
         if kind == "NodePort":
-            number = next(p["nodePort"] for p in spec["ports"] if p["name"] == cell.protocol)
-            return Entry("NodePort", cell.entry.node, self.addresses[cell.entry.node, cell.family]), number
+            place = f"{cell.entry.node} {cell.entry.at}".strip()
+            local = OTHER_LINKS.get(cell.entry.at, "node")
+            return Entry("NodePort", cell.entry.node, self.addresses[place, cell.family], local), number
         if kind == "ClusterIP":
             return Entry("ClusterIP", GATEWAY, _of_family(spec["clusterIPs"], cell.family)), port
         if kind == "externalIP":
-            return Entry("externalIP", GATEWAY, _of_family(spec["externalIPs"], cell.family)), port
+            local = "node" if cell.entry == ON_A_NODE else ""
+            return Entry("externalIP", GATEWAY, _of_family(spec["externalIPs"], cell.family), local), port
         ingress = [item["ip"] for item in service["status"]["loadBalancer"]["ingress"]]
         return Entry("LoadBalancer", GATEWAY, _of_family(ingress, cell.family)), port
 
@@ -102,8 +149,12 @@ class Ground:
         if cell.entry in STRAYS:
             fates = expect_stray(self.mode, cell.entry.service == STRAY_SERVICE, source)
             return frozenset(self._as_seen(fate, source, cell) for fate in fates)
+        if cell.entry == AT_A_POD:
+            return frozenset({REFUSED})  # by the pod, which does not listen there
+        if cell.entry == PROXIED:
+            return frozenset(self._as_seen(fate, source, cell) for fate in expect_elsewhere(source))
         pieces = [self.slices[cell.service, cell.family]]
-        fates = expect(self.mode, self.services[cell.service], pieces, source, entry)
+        fates = expect(self.mode, self.services[cell.service], pieces, source, entry, ZONES)
         return frozenset(self._as_seen(fate, source, cell) for fate in fates)
 
     def _as_seen(self, fate: Fate, source: Source, cell: Cell) -> Result:
@@ -118,6 +169,11 @@ class Ground:
         else:
             address = self.masquerades[fate.sees, fate.endpoint, cell.family]
         return Seen(fate.endpoint, address, answered=not fate.lost)
+
+    def request(self, cell: Cell, expected: frozenset[Result]) -> Request:
+        entry, port = self.entry(cell)
+        patience_s = self.pace.quiet_s if is_quiet(expected) else self.pace.patience_s
+        return Request(self.netns[SOURCES[cell.source]], entry.address, port, cell.protocol, patience_s)
 
 
 def _of_family(addresses: Sequence[str], family: int) -> str:
@@ -135,15 +191,18 @@ def deploy(cluster: Cluster, namespace: str, protocols: Sequence[str], families:
     netns["outside"] = open_netns(cluster, EXTERNAL)
     addresses, masquerades = _read_addresses(cluster, namespace, families)
     mode = str(cluster.status()["proxyMode"])
-    ground = Ground(mode, pace, Prober(), netns, addresses, masquerades)
+    ground = Ground(cluster, namespace, mode, pace, Prober(), netns, addresses, masquerades)
+    ground.protocols, ground.families = protocols, families
     try:
-        _apply_services(cluster, namespace, protocols, families, ground)
-        for place in (*NODES, "outside"):
-            _lift_icmp_limits(netns[place])
+        for node, zone in ZONES.items():
+            cluster.patch("Node", node, {"metadata": {"labels": {LABEL_ZONE: zone}}})
+        _apply_services(ground)
+        for ns in netns.values():
+            _lift_icmp_limits(ns)
         with open_fabric(cluster) as fabric:
             _lift_icmp_limits(fabric)
-            _route_services(fabric, ground, families)
-        _serve_strays(ground, protocols, families)
+            _route_services(fabric, ground)
+        _serve_strays(ground)
         for pod in ("web-1", "web-2"):
             for protocol in protocols:
                 for family in families:
@@ -167,6 +226,13 @@ def _read_addresses(
                 if not address.startswith("fe80:"):
                     links.setdefault((name, link.name, 6 if ":" in address else 4), address)
         own |= {(name, family): links[name, "eth0", family] for family in families}
+    for node, family in itertools.product(NODES, families):
+        own |= {
+            (f"{node} {link}", family): links[node, link, family]
+            for link in ("cni0", "vxlan0")
+            if (node, link, family) in links
+        }
+        own[f"{node} lo", family] = "127.0.0.1" if family == 4 else "::1"
     masquerades = {}
     for node in NODES:
         for endpoint, home in PODS.items():
@@ -178,27 +244,24 @@ def _read_addresses(
     return own, masquerades
 
 
-def _apply_services(
-    cluster: Cluster, namespace: str, protocols: Sequence[str], families: Sequence[int], ground: Ground
-) -> None:
-    spare = make_spare_addresses()
+def _apply_services(ground: Ground) -> None:
+    cluster, namespace = ground.cluster, ground.namespace
+    spare, protocols, families = make_spare_addresses(), ground.protocols, ground.families
     ranges = [
         f"{ground.addresses[name, family]}/{32 if family == 4 else 128}" for name in LISTED for family in families
     ]
-    services = [
-        make_service(kind, policy, state, protocols, families, spare, ranges) for kind, policy, state in SERVICES
-    ]
+    extra = [key for key in extra_services() if key[0] != ON_A_NODE.service]  # those come when they are asked
+    keys = [*SERVICES, *extra]
+    services = [make_service(*key, protocols, families, spare, ranges) for key in SERVICES]
+    services += [make_extra_service(key, protocols, families, spare, ground.addresses) for key in extra]
     cluster.apply(services, namespace=namespace, wait=False)
-    slices = []
-    for kind, policy, state in SERVICES:
-        name = service_name(kind, policy, state)
-        for family in families:
-            pods = {pod: ground.addresses[pod, family] for pod in PODS}
-            ground.slices[name, family] = make_slice(name, state, protocols, pods, family)
-            slices.append(ground.slices[name, family])
-        if SERVICE_TYPES[kind] == "LoadBalancer":
-            ingress = [{"ip": next(spare[family]), "ipMode": "VIP"} for family in families]
+    types = SERVICE_TYPES | EXTRA_TYPES
+    for kind, policy, state in keys:
+        if types[kind] == "LoadBalancer":
+            ingress = make_ingress(kind, families, spare)
+            name = service_name(kind, policy, state)
             _write_status(cluster, namespace, name, {"loadBalancer": {"ingress": ingress}})
+    slices = [piece for key in keys for piece in _make_slices(ground, key)]
     cluster.apply([*slices, make_stray_service(families)], namespace=namespace, wait=False)
     cluster.barrier(ground.pace.deploy_s)
     ground.services = {item["metadata"]["name"]: item for item in cluster.list("Service", namespace)}
@@ -208,6 +271,40 @@ def _apply_services(
         ground.strays[other_port, family] = _of_family(stray["spec"]["clusterIPs"], family)
         # Addresses are given out from the front: this one nobody has.
         ground.strays[no_service, family] = str(DEFAULTS["serviceCIDR"][family][-10])
+
+
+def _make_slices(ground: Ground, key: tuple[str, str, str]) -> Iterator[Manifest]:
+    name = service_name(*key)
+    endpoints, hints = endpoints_of(key[2])
+    for family in ground.families:
+        pods = {pod: ground.addresses[pod, family] for pod in PODS}
+        piece = make_slice(name, endpoints, ground.protocols, pods, family, hints)
+        ground.slices[name, family] = piece
+        yield piece
+
+
+@contextmanager
+def _on_a_node(ground: Ground) -> Iterator[None]:
+    """The Services whose externalIP is a node's address, for as long as this lasts, in modes that can have them."""
+    if not has_entry(ground.mode, Entry("externalIP", GATEWAY, "", "node")):
+        yield
+        return
+    cluster, namespace = ground.cluster, ground.namespace
+    keys = [key for key in extra_services() if key[0] == ON_A_NODE.service]
+    objects = [
+        *(make_extra_service(key, ground.protocols, ground.families, {}, ground.addresses) for key in keys),
+        *(piece for key in keys for piece in _make_slices(ground, key)),
+    ]
+    cluster.apply(objects, namespace=namespace, wait=False)
+    try:
+        cluster.barrier(ground.pace.deploy_s)
+        for key in keys:
+            ground.services[service_name(*key)] = cluster.get("Service", service_name(*key), namespace)
+        yield
+    finally:
+        for obj in objects:
+            cluster.delete(obj["kind"], obj["metadata"]["name"], namespace=namespace)
+        cluster.barrier(ground.pace.deploy_s)
 
 
 def make_spare_addresses() -> dict[int, Iterator[str]]:
@@ -226,28 +323,36 @@ def open_fabric(cluster: Cluster) -> Netns:
     return Netns.open(f"/proc/{cluster.pid}/ns/net", "fabric")
 
 
-def _route_services(fabric: Netns, ground: Ground, families: Sequence[int]) -> None:
+def _route_services(fabric: Netns, ground: Ground) -> None:
     """The router sends service addresses to one node, as a load balancer or a BGP speaker would have it do."""
-    for family in families:
+    for family in ground.families:
         lines, length = [], 32 if family == 4 else 128
         for service in ground.services.values():
             for address in _service_addresses(service, family):
                 lines.append(f"route replace {address}/{length} via {ground.addresses[GATEWAY, family]}")
-        for entry in STRAYS:
-            address = ground.strays[entry, family]
+        for address, _ in _addresses_outside(ground, family):
             lines.append(f"route replace {address}/{length} via {ground.addresses['outside', family]}")
         _run_ip(fabric, family, lines)
 
 
-def _serve_strays(ground: Ground, protocols: Sequence[str], families: Sequence[int]) -> None:
-    """The host outside answers what strays to it."""
+def _serve_strays(ground: Ground) -> None:
+    """The host outside answers what strays to it, and is the load balancer that proxies."""
     outside = ground.netns["outside"]
-    for family in families:
-        for entry in STRAYS:
-            address = ground.strays[entry, family]
-            _run_ip(outside, family, [f"address replace {address} dev lo"])
-            for protocol in protocols:
-                ground.prober.serve("outside", outside, protocol, STRAY_PORT, family, address)
+    for family in ground.families:
+        for address, ports in _addresses_outside(ground, family):
+            _run_ip(outside, family, [f"address replace {address} dev lo" + " nodad" * (family == 6)])
+            for protocol in ground.protocols:
+                ground.prober.serve("outside", outside, protocol, ports[protocol], family, address)
+
+
+def _addresses_outside(ground: Ground, family: int) -> Iterator[tuple[str, Mapping[str, int]]]:
+    """Addresses that the host outside has, and what it listens on there, by protocol."""
+    for entry in STRAYS:
+        yield ground.strays[entry, family], dict.fromkeys(ground.protocols, STRAY_PORT)
+    for service in ground.services.values():
+        for item in service["status"]["loadBalancer"].get("ingress", []):
+            if item["ipMode"] == "Proxy" and (":" in item["ip"]) == (family == 6):
+                yield item["ip"], {name: PORTS[name][0] for name in ground.protocols}
 
 
 def _run_ip(ns: Netns, family: int, lines: Sequence[str]) -> None:
@@ -272,64 +377,6 @@ def _lift_icmp_limits(ns: Netns) -> None:
             ipv6.write_text("0")  # a type that there is not; the kernel takes no empty list
 
 
-# --- asking ------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Report:
-    """What became of every cell."""
-
-    asked: dict[Cell, set[Result]] = field(default_factory=dict)
-    expected: dict[Cell, frozenset[Result]] = field(default_factory=dict)
-    packets: int = 0
-
-    def wrong(self) -> list[str]:
-        return [
-            f"{cell}: {_words(self.asked[cell])}; expected {_words(expected)}"
-            for cell, expected in self.expected.items()
-            if self.asked[cell] != expected
-        ]
-
-
-def ask_all(ground: Ground, cells: Sequence[Cell]) -> Report:
-    """Every cell a few times, and those that have several outcomes until all were seen."""
-    report = Report({cell: set() for cell in cells}, {cell: ground.expected(cell) for cell in cells})
-    tries = {cell: ground.pace.tries * (1 if len(report.expected[cell]) == 1 else 3) for cell in cells}
-    left = dict.fromkeys(cells, MANY_TRIES)
-    while tries:
-        asked = [cell for cell, number in tries.items() for _ in range(number)]
-        for cell, result in zip(
-            asked, ground.prober.run([_request(ground, report, cell) for cell in asked]), strict=True
-        ):
-            report.asked[cell].add(result)
-            left[cell] -= 1
-        report.packets += len(asked)
-        # Those that have not shown all they may; what they must not show has ended it already.
-        tries = {
-            cell: min(8, left[cell]) for cell in tries if left[cell] > 0 and report.asked[cell] < report.expected[cell]
-        }
-    return report
-
-
-def _request(ground: Ground, report: Report, cell: Cell) -> Request:
-    quiet = any(
-        result == SILENCE or (isinstance(result, Seen) and not result.answered) for result in report.expected[cell]
-    )
-    entry, port = ground.entry(cell)
-    patience_s = ground.pace.quiet_s if quiet else ground.pace.patience_s
-    return Request(ground.netns[SOURCES[cell.source]], entry.address, port, cell.protocol, patience_s)
-
-
-def _words(results: Iterable[Result]) -> str:
-    return " or ".join(sorted(_word(result) for result in results)) or "never asked"
-
-
-def _word(result: Result) -> str:
-    if isinstance(result, str):
-        return result
-    return f"{result.server} sees {result.address}" + ("" if result.answered else ", answer lost")
-
-
 def run_matrix(
     cluster: Cluster, namespace: str, protocols: Sequence[str], families: Sequence[int], pace: Pace
 ) -> Report:
@@ -342,11 +389,18 @@ def run_matrix(
 
 
 def check_cells(ground: Ground, protocols: Sequence[str], families: Sequence[int]) -> Report:
-    """Ask every cell. Raises AssertionError naming each that went wrong, or that nobody asked."""
-    cells = every_cell(protocols, families)
-    report = ask_all(ground, cells)
+    """Ask every cell of both tables. Raises AssertionError naming each that went wrong, or that nobody asked."""
+    axes = protocols, families
+    cells = every_cell(*axes) + extra_cells(ground.mode, *axes)
+    sticky = frozenset(cell for cell in cells if cell.entry.service == "sticky")
+    with _on_a_node(ground):
+        report = Report({cell: set() for cell in cells}, {cell: ground.expected(cell) for cell in cells}, sticky)
+        ask_all(ground.prober, ground.request, report, ground.pace.tries)
     wrong = report.wrong()
     assert not wrong, f"{len(wrong)} of {len(cells)} cells, mode {ground.mode}:\n" + "\n".join(wrong)
     asked = sum(1 for results in report.asked.values() if results)
-    assert asked == count_cells(protocols, families), f"{asked} cells asked of {count_cells(protocols, families)}"
+    count = count_cells(*axes) + count_extra_cells(ground.mode, *axes)
+    assert asked == count, f"{asked} cells asked of {count}"
+    served = {result.server for cell in sticky for result in report.asked[cell] if isinstance(result, Seen)}
+    assert served == set(STATES["mixed"]), f"clients with affinity met {served} alone"
     return report

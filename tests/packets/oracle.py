@@ -1,42 +1,52 @@
 """What the API promises about a packet: computed from a Service and its EndpointSlices, as text, and from who asks.
 
 Shares no code with ``proxy/``, and knows no rules, chains or sets. Sources: the API's documentation of
-internalTrafficPolicy, externalTrafficPolicy, externalIPs, loadBalancerSourceRanges and EndpointConditions
-(k8s.io/api core/v1, discovery/v1), KEP-1669 (terminating endpoints), KEP-2086 (internalTrafficPolicy), and for what the
-API leaves open, such as who is masqueraded, the outcomes of upstream's code. Where its modes differ: ``differences``.
+internalTrafficPolicy, externalTrafficPolicy, externalIPs, loadBalancerSourceRanges, EndpointConditions and
+EndpointHints (k8s.io/api core/v1, discovery/v1), KEP-1669 (terminating endpoints), KEP-2086 (internalTrafficPolicy),
+KEP-2433 and KEP-3015 (hints), KEP-1860 (ipMode), and for what the API leaves open, such as who is masqueraded, the
+outcomes of upstream's code. Where its modes differ: ``differences``.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
+from types import MappingProxyType
 from typing import Any, Literal
 
 from tests.packets.differences import differs
 
 Object = Mapping[str, Any]
+Locality = Literal["", "node", "other", "loopback"]
 EntryKind = Literal["ClusterIP", "NodePort", "externalIP", "LoadBalancer"]
+NOWHERE: Mapping[str, str] = MappingProxyType({})  # no node has a zone
 OUTSIDE = ""  # the "node" of a source outside the cluster
 
 
 @dataclass(frozen=True)
 class Source:
-    """Who asks: a pod on a node, a node itself, or a host outside; and from which address."""
+    """Who asks: a pod on a node, a node itself, or a host outside; and from which address.
+
+    ``podlike``: a node asks from an address of the pod network, and so counts as a pod, which is told by its address.
+    """
 
     name: str
     kind: Literal["pod", "node", "outside"]
     node: str
     address: str
+    podlike: bool = False
 
 
 @dataclass(frozen=True)
 class Entry:
     """Which of a Service's addresses is asked. ``node`` is the node whose rules a packet meets that comes from outside
-    or, for a NodePort, from anywhere.
+    or, for a NodePort, from anywhere. ``local``: the address is that node's own, namely its "node" address, an "other"
+    one of it, or "loopback"; of a NodePort it always is.
     """
 
     kind: EntryKind
     node: str
     address: str
+    local: Locality = ""
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,8 @@ class Endpoint:
     node: str
     usable: bool
     ready: bool
+    for_zones: frozenset[str]
+    for_nodes: frozenset[str]
 
 
 CLIENT = "the client"
@@ -70,10 +82,38 @@ SILENCE = "silence"
 Fate = Answer | str
 
 
-def expect(mode: str, service: Object, slices: Iterable[Object], source: Source, entry: Entry) -> frozenset[Fate]:
-    """All that may become of a packet, each of which must happen when it is sent often enough."""
+def expect(
+    mode: str,
+    service: Object,
+    slices: Iterable[Object],
+    source: Source,
+    entry: Entry,
+    zones: Mapping[str, str] = NOWHERE,
+) -> frozenset[Fate]:
+    """All that may become of a packet, each of which must happen when it is sent often enough. With session affinity a
+    client meets one of them for ever. ``zones``: of the nodes.
+    """
     endpoints = [endpoint for piece in slices for endpoint in _read_endpoints(piece)]
-    return _at_node(mode, service, endpoints, source, entry, _first_node(source, entry))
+    node = _first_node(source, entry)
+    if entry.kind == "NodePort" and not _is_node_port_address(mode, entry):
+        here = _choose(endpoint for endpoint in endpoints if endpoint.node == node)
+        lacks = service["spec"].get("externalTrafficPolicy") == "Local" and _choose(endpoints) and not here
+        drops = lacks and differs(mode, "NodePorts lacking endpoints are barred on every local address")
+        return frozenset({SILENCE if drops else REFUSED})  # nobody listens there
+    return _at_node(mode, service, endpoints, source, entry, node, zones)
+
+
+def has_entry(mode: str, entry: Entry) -> bool:
+    """Whether a mode can be asked there at all."""
+    foreign = entry.kind != "NodePort" and entry.local
+    return not foreign or differs(mode, "an externalIP may be a node's own address")
+
+
+def expect_elsewhere(source: Source) -> frozenset[Fate]:
+    """What becomes of a packet that is left alone and goes by the routes to a host outside, called "outside": to a load
+    balancer's address of ipMode Proxy, whose load balancer wants to see it itself.
+    """
+    return frozenset({Answer("outside", source.node if source.kind == "pod" else CLIENT)})
 
 
 def expect_stray(mode: str, allocated: bool, source: Source) -> frozenset[Fate]:
@@ -85,7 +125,13 @@ def expect_stray(mode: str, allocated: bool, source: Source) -> frozenset[Fate]:
         return frozenset({REFUSED})
     if not allocated and differs(mode, "unallocated service addresses are dropped"):
         return frozenset({SILENCE})
-    return frozenset({Answer("outside", source.node if source.kind == "pod" else CLIENT)})
+    return expect_elsewhere(source)
+
+
+def _is_node_port_address(mode: str, entry: Entry) -> bool:
+    if entry.local == "loopback":
+        return _is_ipv4(entry) and differs(mode, "NodePorts answer on 127.0.0.1")
+    return entry.local != "other" or not differs(mode, "NodePorts answer on the Node's addresses alone")
 
 
 def _first_node(source: Source, entry: Entry) -> str:
@@ -103,7 +149,12 @@ def _read_endpoints(piece: Object) -> Iterable[Endpoint]:
         conditions = endpoint.get("conditions", {})
         ready = conditions.get("ready", True)
         draining = conditions.get("serving", ready) and conditions.get("terminating", False)
-        yield Endpoint(endpoint["targetRef"]["name"], endpoint["nodeName"], ready or draining, ready)
+        hints = endpoint.get("hints", {})
+        for_zones, for_nodes = (
+            frozenset(hint["name"] for hint in hints.get(key, ())) for key in ("forZones", "forNodes")
+        )
+        name = endpoint["targetRef"]["name"]
+        yield Endpoint(name, endpoint["nodeName"], ready or draining, ready, for_zones, for_nodes)
 
 
 def _choose(endpoints: Iterable[Endpoint]) -> Sequence[Endpoint]:
@@ -112,11 +163,31 @@ def _choose(endpoints: Iterable[Endpoint]) -> Sequence[Endpoint]:
     return [endpoint for endpoint in usable if endpoint.ready] or usable
 
 
+def _prefer_near(chosen: Sequence[Endpoint], node: str, zones: Mapping[str, str]) -> Sequence[Endpoint]:
+    """EndpointHints: they count when all of them have some and one is for this node, or else for its zone."""
+    if not all(endpoint.ready for endpoint in chosen):
+        return chosen
+    for place, hints in (
+        (node, [endpoint.for_nodes for endpoint in chosen]),
+        (zones.get(node, ""), [endpoint.for_zones for endpoint in chosen]),
+    ):
+        near = [endpoint for endpoint, names in zip(chosen, hints, strict=True) if place in names]
+        if near and all(hints):
+            return near
+    return chosen
+
+
 def _at_node(
-    mode: str, service: Object, endpoints: Sequence[Endpoint], source: Source, entry: Entry, node: str
+    mode: str,
+    service: Object,
+    endpoints: Sequence[Endpoint],
+    source: Source,
+    entry: Entry,
+    node: str,
+    zones: Mapping[str, str],
 ) -> frozenset[Fate]:
     own = source.kind == "node" and source.node == node
-    everywhere = _choose(endpoints)
+    everywhere = _prefer_near(_choose(endpoints), node, zones)
     barred = _is_barred(service, source, entry) and not (
         own and differs(mode, "source ranges let the node itself pass")
     )
@@ -125,7 +196,7 @@ def _at_node(
     if not everywhere:
         passes = differs(mode, "own packets to an external address without endpoints pass")
         if own and passes and entry.kind in ("externalIP", "LoadBalancer"):
-            return _by_the_routes(mode, service, endpoints, source, entry, node)
+            return _by_the_routes(mode, service, endpoints, source, entry, node, zones)
         return frozenset({REFUSED})
     here = _choose(endpoint for endpoint in endpoints if endpoint.node == node)
     spec = service["spec"]
@@ -133,7 +204,8 @@ def _at_node(
         policy, masquerade = spec.get("internalTrafficPolicy", "Cluster"), source.kind != "pod"
     else:
         policy = spec.get("externalTrafficPolicy", "Cluster")
-        masquerade = policy == "Cluster" or (own and not differs(mode, "policy Local is for pods and the node, too"))
+        known = own and not source.podlike and not differs(mode, "policy Local is for pods and the node, too")
+        masquerade = policy == "Cluster" or known
     chosen = _choose_by_policy(mode, policy, entry, source, own, everywhere, here)
     if chosen:
         return frozenset(_deliver(mode, endpoint, source, entry, node, masquerade) for endpoint in chosen)
@@ -152,7 +224,7 @@ def _choose_by_policy(
     """externalTrafficPolicy is about traffic from outside: what comes from inside the cluster goes anywhere."""
     if policy == "Cluster":
         return everywhere
-    inside = entry.kind != "ClusterIP" and (source.kind == "pod" or own)
+    inside = entry.kind != "ClusterIP" and (source.kind == "pod" or source.podlike or own)
     if inside and not differs(mode, "policy Local is for pods and the node, too"):
         return everywhere
     if here:
@@ -189,17 +261,27 @@ def _is_ipv4(entry: Entry) -> bool:
 
 
 def _is_barred(service: Object, source: Source, entry: Entry) -> bool:
-    ranges = service["spec"].get("loadBalancerSourceRanges", [])
-    if entry.kind != "LoadBalancer" or not ranges:
+    """By ranges of the address' family: where there are none of it, nobody is."""
+    if entry.kind != "LoadBalancer":
         return False
     address = ip_address(source.address)
-    return not any(address in ip_network(text) for text in ranges)
+    networks = [ip_network(text) for text in service["spec"].get("loadBalancerSourceRanges", [])]
+    ranges = [network for network in networks if network.version == address.version]
+    return bool(ranges) and not any(address in network for network in ranges)
 
 
 def _by_the_routes(
-    mode: str, service: Object, endpoints: Sequence[Endpoint], source: Source, entry: Entry, node: str
+    mode: str,
+    service: Object,
+    endpoints: Sequence[Endpoint],
+    source: Source,
+    entry: Entry,
+    node: str,
+    zones: Mapping[str, str],
 ) -> frozenset[Fate]:
-    """The router brings it to the entry's node."""
+    """The router brings it to the entry's node, unless it is that node's own address and never leaves it."""
+    if node == entry.node and entry.local:
+        return frozenset({REFUSED})
     if node == entry.node:
         return frozenset({SILENCE if _is_ipv4(entry) else REFUSED})
-    return _at_node(mode, service, endpoints, source, entry, entry.node)
+    return _at_node(mode, service, endpoints, source, entry, entry.node, zones)

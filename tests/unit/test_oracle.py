@@ -8,7 +8,8 @@ import pytest
 
 from tests.packets import differences, oracle
 from tests.packets.differences import DIFFERENCES, MODES
-from tests.packets.oracle import Entry, Source, expect, expect_stray
+from tests.packets.extra_cells import GROUPS, HINTS, ZONES, choose_groups
+from tests.packets.oracle import Answer, Entry, Source, expect, expect_stray, has_entry
 
 FOLDER = Path(oracle.__file__).parent
 PODS = {"web-1": "node-1", "web-2": "node-2"}
@@ -25,7 +26,7 @@ ENTRIES = (
 )
 
 
-@pytest.mark.parametrize("module", ["oracle", "differences", "cells"])
+@pytest.mark.parametrize("module", ["oracle", "differences", "cells", "extra_cells"])
 def test_it_imports_nothing_of_the_product(module: str) -> None:
     tree = ast.parse((FOLDER / f"{module}.py").read_text())
     names = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
@@ -44,6 +45,13 @@ def all_answers(mode: str) -> list[Any]:
             for source in SOURCES:
                 for entry in ENTRIES:
                     answers.append(expect(mode, service, [{"endpoints": endpoints}], source, entry))
+    nearby = (Entry("NodePort", "node-1", "10.244.0.1", "other"), Entry("NodePort", "node-1", "127.0.0.1", "loopback"))
+    spec = {"externalTrafficPolicy": "Local"}
+    for entry in (*nearby, Entry("NodePort", "node-1", "::1", "loopback")):
+        for ready in ((), ("web-2",)):
+            endpoints = [{"targetRef": {"name": name}, "nodeName": PODS[name]} for name in ready]
+            answers.append(expect(mode, {"spec": spec}, [{"endpoints": endpoints}], SOURCES[2], entry))
+    answers.append(has_entry(mode, Entry("externalIP", "node-1", "172.18.0.2", "node")))
     # The same without source ranges, behind which a node's own packets never come to the other rules.
     for source in SOURCES:
         answers.append(expect(mode, {"spec": {}}, [{"endpoints": []}], source, ENTRIES[2]))
@@ -67,3 +75,29 @@ def test_a_mode_or_difference_that_is_not_there_is_an_error() -> None:
         differences.differs("ebpf", next(iter(DIFFERENCES)))
     with pytest.raises(KeyError):
         differences.differs("ipvs", "no such line")
+
+
+@pytest.mark.parametrize(
+    ("hints", "here", "there"),
+    [
+        ("each its zone", {"web-1"}, {"web-2"}),
+        ("each the other zone", {"web-2"}, {"web-1"}),
+        ("a zone that no node is in", {"web-1", "web-2"}, {"web-1", "web-2"}),
+        ("one has none", {"web-1", "web-2"}, {"web-1", "web-2"}),
+        ("each its node", {"web-1"}, {"web-2"}),
+        ("nodes before zones", {"web-2"}, {"web-1"}),
+        ("trafficDistribution alone", {"web-1", "web-2"}, {"web-1", "web-2"}),
+    ],
+)
+def test_hints(hints: str, here: set[str], there: set[str]) -> None:
+    """The oracle's own words about KEP-2433 and KEP-3015."""
+    endpoints = [
+        {"targetRef": {"name": pod}, "nodeName": node, "hints": HINTS[hints].get(pod, {})} for pod, node in PODS.items()
+    ]
+    for source, servers in ((SOURCES[0], here), (SOURCES[1], there)):
+        fates = expect("nftables", {"spec": {}}, [{"endpoints": endpoints}], source, ENTRIES[0], ZONES)
+        assert {fate.endpoint for fate in fates if isinstance(fate, Answer)} == servers
+
+
+def test_every_group_is_some_modes() -> None:
+    assert {name for mode in MODES for name in choose_groups(mode)} == set(GROUPS)

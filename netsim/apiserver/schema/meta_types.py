@@ -152,8 +152,9 @@ META_TYPES: dict[str, dict[str, str]] = {
         "hints": "EndpointHints",
     },
     "EndpointConditions": {"ready": "bool", "serving": "bool", "terminating": "bool"},
-    "EndpointHints": {"forZones": "[]ForZone"},
+    "EndpointHints": {"forZones": "[]ForZone", "forNodes": "[]ForNode"},
     "ForZone": {"name": "string"},
+    "ForNode": {"name": "string!"},
     "EndpointPort": {"name": "string", "protocol": "string", "port": "int32", "appProtocol": "string"},
     # Subresource kinds
     "Binding": {"target": "ObjectReference"},
