@@ -24,6 +24,10 @@ from netsim.model.networks import (
 
 PROXY_MODES = ("iptables", "nftables", "ipvs")
 POD_NETWORKS = ("routes", "vxlan")
+# Of the proxy mode ipvs: those of Linux (net/netfilter/ipvs), of which a kernel may lack some.
+IPVS_SCHEDULERS = (
+    "rr", "wrr", "lc", "wlc", "lblc", "lblcr", "sh", "dh", "sed", "nq", "mh", "fo", "ovf", "twos"
+)  # fmt: skip
 MAX_NODES = 1000  # a bridge has 1,023 ports (BR_MAX_PORTS, net/bridge/br_private.h); the fabric is one bridge
 MIN_MTU_BYTES = {4: 576, 6: 1280}  # RFC 791, RFC 8200; below that the kernel switches the family off on a link
 VXLAN_OVERHEAD_BYTES = {4: 50, 6: 70}  # outer IP 20 or 40 + UDP 8 + VXLAN 8 + inner Ethernet 14
@@ -48,6 +52,8 @@ class ClusterConfig:
     nodes: tuple[NodeConfig, ...] = ()
     proxy_mode: str = "iptables"
     pod_network: str = "routes"
+    ipvs_scheduler: str = "rr"
+    ipvs_strict_arp: bool = False  # nodes answer ARP only for addresses of the link that was asked
     # One network for each address family, the primary family first; the same families in all four.
     node_cidrs: Networks = (DEFAULTS["nodeCIDR"][4],)
     pod_cidrs: Networks = (DEFAULTS["podCIDR"][4],)
@@ -112,7 +118,9 @@ _PLAIN: dict[str, tuple[str, type]] = {
     "mtu": ("mtu", int),
     "cni": ("cni", dict),
 }
-CONFIG_KEYS = (*_PLAIN, "ipFamily", *_NETWORKS, "podCIDRMask", "nodes", "nodePortRange")
+CONFIG_KEYS = (*_PLAIN, "ipFamily", *_NETWORKS, "podCIDRMask", "nodes", "nodePortRange", "ipvs")
+# Below "ipvs": KubeProxyConfiguration's names (kube-proxy/config/v1alpha1/types.go, KubeProxyIPVSConfiguration).
+_IPVS: dict[str, tuple[str, type]] = {"scheduler": ("ipvs_scheduler", str), "strictARP": ("ipvs_strict_arp", bool)}
 
 
 def parse_config(document: Mapping[str, Any], where: str = "") -> ClusterConfig:
@@ -133,6 +141,8 @@ def parse_config(document: Mapping[str, Any], where: str = "") -> ClusterConfig:
             values["nodes"] = _parse_nodes(value, where)
         elif key == "nodePortRange":
             values["node_port_range"] = _parse_port_range(value, where)
+        elif key == "ipvs":
+            values |= _parse_ipvs(value, where)
         else:
             raise InputError(f'unknown field "{key}"', where=where, hint=f"known fields: {', '.join(CONFIG_KEYS)}")
     return check_config(ClusterConfig(**values), where)
@@ -165,6 +175,8 @@ def check_config(config: ClusterConfig, where: str = "") -> ClusterConfig:
         raise fail(f'proxyMode: "{config.proxy_mode}" is not one of {", ".join(PROXY_MODES)}')
     if config.pod_network not in POD_NETWORKS:
         raise fail(f'podNetwork: "{config.pod_network}" is not one of {", ".join(POD_NETWORKS)}')
+    if config.ipvs_scheduler not in IPVS_SCHEDULERS:
+        raise fail(f'ipvs.scheduler: "{config.ipvs_scheduler}" is not one of {", ".join(IPVS_SCHEDULERS)}')
     if not MIN_MTU_BYTES[4] <= config.mtu <= 65535:
         raise fail(f"mtu: {config.mtu} is not in {MIN_MTU_BYTES[4]}-65535")
     least = max(MIN_MTU_BYTES[family] for family in config.families)
@@ -239,6 +251,20 @@ def _parse_nodes(value: Any, where: str) -> tuple[NodeConfig, ...]:
         labels = {str(k): str(v) for k, v in (item.get("labels") or {}).items()}
         nodes.append(NodeConfig(item["name"], labels, tuple(item.get("taints") or ()), max_pods))
     return tuple(nodes)
+
+
+def _parse_ipvs(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InputError("ipvs: must be a mapping", where=where, hint=f"of {', '.join(_IPVS)}")
+    values: dict[str, Any] = {}
+    for key, item in value.items():
+        if key not in _IPVS:
+            raise InputError(f'unknown field "ipvs.{key}"', where=where, hint=f"known fields: {', '.join(_IPVS)}")
+        name, wanted = _IPVS[key]
+        if not isinstance(item, wanted):
+            raise InputError(f"ipvs.{key}: must be {wanted.__name__}, not {item!r}", where=where)
+        values[name] = item
+    return values
 
 
 def _parse_port_range(value: Any, where: str) -> tuple[int, int]:

@@ -117,3 +117,24 @@ def test_both_families_have_a_dns_address_and_the_api_has_one() -> None:
 def test_vxlan_leaves_room_for_its_headers(family: str, mtu: int) -> None:
     assert parse_config({"ipFamily": family, "podNetwork": "vxlan"}).pod_mtu == mtu
     assert parse_config({"ipFamily": family}).pod_mtu == 1500
+
+
+def test_the_ipvs_mode_s_options_have_upstreams_names() -> None:
+    config = parse_config({"ipvs": {"scheduler": "sh", "strictARP": True}})
+    assert (config.ipvs_scheduler, config.ipvs_strict_arp) == ("sh", True)
+    assert (ClusterConfig().ipvs_scheduler, ClusterConfig().ipvs_strict_arp) == ("rr", False)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"scheduler": "best"}, 'ipvs.scheduler: "best" is not one of rr'),
+        ({"scheduler": 1}, "ipvs.scheduler: must be str"),
+        ({"strictARP": "yes"}, "ipvs.strictARP: must be bool"),
+        ({"strictArp": True}, 'unknown field "ipvs.strictArp"'),
+        ("rr", "ipvs: must be a mapping"),
+    ],
+)
+def test_the_ipvs_mode_s_options_are_checked(value: object, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        parse_config({"ipvs": value})
