@@ -37,6 +37,7 @@ class Responder:
         self._channel = channel
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watchers: dict[str, Watcher] = {}
+        self._stopping: dict[str, Callable[[], None]] = {}
         self._outgoing: list[tuple[bytes, list[int]]] = []  # descriptors are ours, and closed once sent
         self._tasks: set[asyncio.Task[None]] = set()
         self._gone = False
@@ -93,10 +94,16 @@ class Responder:
         """SIGTERM was sent: it goes on serving, and says so to who asks for readiness."""
         self._send({"op": "drain", "id": name})
 
-    def stop(self, name: str) -> None:
-        """The container's process is gone: its sockets close. May be repeated."""
-        if self._watchers.pop(name, None) is not None:
-            self._send({"op": "stop", "id": name})
+    def stop(self, name: str, stopped: Callable[[], None] = lambda: None) -> None:
+        """The container's process is gone: its sockets close, and then ``stopped`` is called: its ports are free.
+
+        May be repeated.
+        """
+        if self._watchers.pop(name, None) is None or self._gone:
+            stopped()
+            return
+        self._stopping[name] = stopped
+        self._send({"op": "stop", "id": name})
 
     def _send(self, message: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
         self._outgoing.append((json.dumps(message).encode(), list(fds)))
@@ -137,6 +144,10 @@ class Responder:
             self._take(json.loads(data))
 
     def _take(self, message: Mapping[str, Any]) -> None:
+        if message["op"] == "stopped":
+            if (stopped := self._stopping.pop(message["id"], None)) is not None:
+                stopped()
+            return
         watcher = self._watchers.get(message["id"])
         if watcher is None:
             return
@@ -163,6 +174,9 @@ class Responder:
         if self._loop is not None:
             self._loop.remove_reader(self._channel)
             self._loop.remove_writer(self._channel)
+        stopping, self._stopping = self._stopping, {}
+        for stopped in stopping.values():
+            stopped()
         watchers, self._watchers = self._watchers, {}
         for watcher in watchers.values():
             watcher.exited(-signal.SIGKILL)

@@ -5,7 +5,7 @@ beside it where sockets are passed. A socket belongs to the namespace it was ope
 
 kubelet to responder:   serve {id, kind, who, options, roles, netns}
                         drain {id}   stop {id}   shell {id, request, output, error}
-responder to kubelet:   exit {id, code}   log {id, lines}   shell {id, request, command}
+responder to kubelet:   exit {id, code}   stopped {id}   log {id, lines}   shell {id, request, command}
 """
 
 import array
@@ -222,6 +222,7 @@ class ResponderProcess:
             self._served[name] = Served(self, message, fds)
         elif operation == "stop":
             self.stop(name)
+            self.send({"op": "stopped", "id": name})
         elif name in self._served:
             if operation == "drain":
                 self._served[name].handler.draining = True
