@@ -82,7 +82,8 @@ class NetsimGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in self.commands_at and not args[0].startswith("-"):
             near = difflib.get_close_matches(args[0], self.commands_at, n=1)
-            hint = f"did you mean: netsim {near[0]}" if near else "netsim --help lists the commands"
+            group = ctx.command_path
+            hint = f"did you mean: {group} {near[0]}" if near else f"{group} --help lists the commands"
             from netsim.model.errors import UsageError
 
             raise UsageError(f'there is no command "{args[0]}"', hint=hint)

@@ -35,6 +35,7 @@ _COMMANDS = {
     "capture": "capture.capture",
     "exec": "processes.exec_command",
     "shell": "processes.shell",
+    "fault": "fault.fault",
     "kubeconfig": "clusters.kubeconfig",
     "completion": "completion.completion",
 }

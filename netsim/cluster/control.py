@@ -45,6 +45,8 @@ class ControlTarget(Protocol):
 
     async def rules(self, service: str, node: str | None) -> dict[str, Any]: ...
 
+    async def change_faults(self, action: str, request: dict[str, Any]) -> dict[str, Any]: ...
+
     def status(self) -> dict[str, Any]: ...
 
 
@@ -66,6 +68,7 @@ class ControlServer:
             "dump": self._dump,
             "status": self._status,
             "proxy-mode": self._proxy_mode,
+            "fault": self._fault,
             "rules": self._rules,
         }
 
@@ -179,6 +182,9 @@ class ControlServer:
 
     async def _rules(self, message: dict[str, Any]) -> Reply:
         return await self._target.rules(message["service"], message["node"]), []
+
+    async def _fault(self, message: dict[str, Any]) -> Reply:
+        return await self._target.change_faults(message["action"], message["request"]), []
 
     async def _status(self, _message: dict[str, Any]) -> Reply:
         return self._target.status(), []

@@ -25,6 +25,7 @@ from netsim.cluster.apply import Applied, apply_objects, delete_objects, wait_go
 from netsim.cluster.capturing_client import Capturing
 from netsim.cluster.control_client import ControlClient
 from netsim.cluster.explaining_client import Explaining
+from netsim.cluster.fault_client import ActiveFault, Breaking
 from netsim.cluster.launch import launch, stop
 from netsim.cluster.loop import BackgroundLoop
 from netsim.cluster.state import StateDir, find_state, state_root
@@ -98,7 +99,7 @@ def attach(name: str | None = None) -> "Cluster":
     return Cluster(state, state.read_status())
 
 
-class Cluster(Explaining, Capturing):
+class Cluster(Explaining, Capturing, Breaking):
     """A running cluster. As a context manager it is taken down at the end."""
 
     def __init__(self, state: StateDir, status: Mapping[str, Any], owner_fd: int = -1) -> None:
@@ -361,4 +362,4 @@ def _sources(source: Source) -> list[SourceObject]:
     return parse_manifests(yaml.safe_dump_all(objects), "<objects>")
 
 
-__all__ = ["Applied", "Cluster", "ExecResult", "Interface", "TimeoutExpired", "attach", "up"]
+__all__ = ["ActiveFault", "Applied", "Cluster", "ExecResult", "Interface", "TimeoutExpired", "attach", "up"]

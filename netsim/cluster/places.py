@@ -97,6 +97,10 @@ class Places:
         """What serves a Service, as ``netsim rules`` has it."""
         return dump_rules(await service_rules(self._runtime, self, service, node))
 
+    async def change_faults(self, action: str, request: dict[str, Any]) -> dict[str, Any]:
+        """Make, list or undo faults."""
+        return await self._runtime.faulting.answer(action, request)
+
     async def dump(self, places: list[Where]) -> str:
         """Kernel state of these places, one after the other."""
         texts = []

@@ -22,6 +22,7 @@ from netsim.client.events import EventRecorder
 from netsim.client.informerset import InformerSet
 from netsim.cluster.barrier import Barrier
 from netsim.cluster.control import ControlServer
+from netsim.cluster.faulting import Faulting
 from netsim.cluster.launch import Launch
 from netsim.cluster.namespaces import NamespaceRegistry
 from netsim.cluster.network import choose_node_addresses, plan_fabric
@@ -31,6 +32,7 @@ from netsim.cluster.readiness import check_ready, explain_unready
 from netsim.cluster.report import Report
 from netsim.cluster.state import StateDir
 from netsim.controllers.manager import make_controllers
+from netsim.controllers.nodelifecycle import NodeLifecycleController
 from netsim.dns.component import DnsComponent
 from netsim.dns.manifests import make_manifests
 from netsim.kernel.netns import Netns, switch_ipv6
@@ -72,6 +74,7 @@ class Runtime:
         self._failure: BaseException | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.namespaces = NamespaceRegistry()
+        self.places = Places(self)
         self.spawner = spawner
         self.machine_pid = int(state.read_status()["pid"])  # our pid in here is 1
         self.kubeconfig = state.kubeconfig
@@ -123,7 +126,7 @@ class Runtime:
             await self._start_dns()
         self._api_url = await front
         await self.barrier.wait(READY_TIMEOUT_S)
-        places = Places(self)
+        places = self.places
         control = ControlServer(socket.socket(fileno=self._orders.control_fd), places)
         self._run(control.run(), "control")
         status = places.status()
@@ -144,14 +147,15 @@ class Runtime:
             config=config,
             state_dir=self._state.path,
             clock=self._clock,
-            publish=self.namespaces.publish,
+            publish=self._publish_pod,
             providers=(self.dns,),
         )
         self.proxy = ProxyComponent(
             informers=self.informers, spawner=self.spawner, config=config, clock=self._clock, api=self.api
         )
         scheduler_events = EventRecorder(self.api, "default-scheduler", clock=self._clock)
-        self.controllers = make_controllers(self.api, self.informers, config, self._clock)
+        self.controllers = make_controllers(self.api, self.informers, config, self._clock, self.kubelet.silent_since_s)
+        self.node_lifecycle = next(c for c in self.controllers if isinstance(c, NodeLifecycleController))
         self.scheduler = Scheduler(self.api, self.informers, scheduler_events, self._clock)
         self._components: list[Component] = [
             self.informers,
@@ -200,6 +204,7 @@ class Runtime:
         fabric = Netns.current(FABRIC)
         switch_ipv6(fabric, ipv6)
         self.namespaces.publish(FABRIC, fabric)
+        self.faulting = Faulting(self, fabric, self._clock)
         self.namespaces.publish(EXTERNAL, Netns.create(EXTERNAL, ipv6=ipv6))
         await asyncio.to_thread(self.namespaces.apply, plan_fabric(self.config))
 
@@ -216,6 +221,12 @@ class Runtime:
             "nodes Ready",
             lambda: ", ".join(n.name for n in self.config.nodes if not _is_ready(nodes.get(None, n.name))),
         )
+
+    def _publish_pod(self, name: str, netns: Netns | None) -> None:
+        """A pod's namespace comes, or goes (None)."""
+        self.namespaces.publish(name, netns)
+        if netns is None:
+            self.faulting.faults.namespace_gone(name)
 
     def _network_ready(self, node: str) -> None:
         self.kubelet.mark_network_ready(node)

@@ -162,7 +162,7 @@ FEATURES: tuple[Feature, ...] = (
         "netem",
         "network emulation",
         "CONFIG_NET_SCH_NETEM",
-        "no faults such as delay, loss and reordering",
+        "no faults delay, duplicate, corrupt and reorder",
         "modprobe sch_netem",
     ),
     Feature("sctp", "SCTP", "CONFIG_IP_SCTP", "no ports with protocol SCTP", "modprobe sctp"),

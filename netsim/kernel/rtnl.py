@@ -148,6 +148,7 @@ def set_link(  # noqa: PLR0913 - all that can be changed, and all have defaults
     netns_fd: int | None = None,
     promisc: bool | None = None,
     alias: str | None = None,
+    gso_max_segs: int = 0,
 ) -> Message:
     """Changes what is given. ``master`` 0 takes the link off its bridge; ``name`` renames, which needs the index."""
     if name and not isinstance(link, int):
@@ -175,6 +176,9 @@ def set_link(  # noqa: PLR0913 - all that can be changed, and all have defaults
     if alias is not None:
         body += attribute(wire.IFLA_IFALIAS, alias.encode())
         words += f' alias "{alias}"'
+    if gso_max_segs:
+        body += u32(wire.IFLA_GSO_MAX_SEGS, gso_max_segs)
+        words += f" gso_max_segs {gso_max_segs}"
     if netns_fd is not None:
         body += u32(wire.IFLA_NET_NS_FD, netns_fd)
         words += f" netns /proc/self/fd/{netns_fd}"

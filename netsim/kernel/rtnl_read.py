@@ -23,6 +23,7 @@ class Link(NamedTuple):
     vlan_filtering: bool
     alias: str = ""
     operstate: int = 0
+    gso_max_segs: int = 0
 
     @property
     def up(self) -> bool:
@@ -128,6 +129,7 @@ def parse_link(body: bytes) -> Link:
         vlan_filtering=bool(_number(data, wire.IFLA_BR_VLAN_FILTERING)),
         alias=_text(found, wire.IFLA_IFALIAS),
         operstate=_number(found, wire.IFLA_OPERSTATE),
+        gso_max_segs=_number(found, wire.IFLA_GSO_MAX_SEGS),
     )
 
 

@@ -22,6 +22,7 @@ _TC_U32_TERMINAL = 1
 _TCA_ACT_KIND, _TCA_ACT_OPTIONS = 1, 2
 _TCA_MIRRED_PARMS, _TC_ACT_STOLEN, _TCA_EGRESS_REDIR = 2, 4, 1
 _ETH_P_ALL_NETWORK_ORDER = 0x0300
+_TBF_HANDLE = 0x10000  # 1:
 
 _TCMSG = struct.Struct("=BxxxiIII")  # struct tcmsg: family, index, handle, parent, info
 _RATESPEC = struct.Struct("=BBHhHI")  # struct tc_ratespec: cell log, link layer, overhead, cell align, mpu, rate
@@ -38,6 +39,7 @@ class Qdisc(NamedTuple):
     kind: str
     parent: int
     rate: int
+    handle: int = 0  # 0 where the kernel put it there by itself
 
     @property
     def at_root(self) -> bool:
@@ -45,7 +47,9 @@ class Qdisc(NamedTuple):
         return self.parent == _TC_H_ROOT
 
 
-def new_tbf(ifindex: int, *, rate_bytes: int, burst_bytes: int, latency_s: float = 0.025) -> Message:
+def new_tbf(
+    ifindex: int, *, rate_bytes: int, burst_bytes: int, latency_s: float = 0.025, handle: int = _TBF_HANDLE
+) -> Message:
     """A token bucket at the root of a link: ``rate_bytes`` a second, bursts up to ``burst_bytes``.
 
     What waits longer than ``latency_s`` is dropped (tc-tbf(8)).
@@ -56,7 +60,7 @@ def new_tbf(ifindex: int, *, rate_bytes: int, burst_bytes: int, latency_s: float
     options = attribute(_TCA_TBF_PARMS, parms) + u32(_TCA_TBF_BURST, burst_bytes)
     if rate_bytes > 0xFFFFFFFF:
         options += attribute(_TCA_TBF_RATE64, rate_bytes.to_bytes(8, "little"))
-    body = _TCMSG.pack(0, ifindex, 0x10000, _TC_H_ROOT, 0)
+    body = _TCMSG.pack(0, ifindex, handle, _TC_H_ROOT, 0)
     body += wire.text(_TCA_KIND, "tbf") + nested(_TCA_OPTIONS, options)
     words = f"tc qdisc replace dev if{ifindex} root tbf rate {rate_bytes}bps burst {burst_bytes} limit {limit}"
     return Message(_RTM_NEWQDISC, wire.NLM_F_CREATE | wire.NLM_F_REPLACE, body, words)
@@ -105,7 +109,7 @@ def read_qdiscs(channel: Channel, ifindex: int) -> list[Qdisc]:
 
 def parse_qdisc(body: bytes) -> Qdisc:
     """A qdisc from an RTM_NEWQDISC body."""
-    _, ifindex, _, parent, _ = _TCMSG.unpack_from(body)
+    _, ifindex, handle, parent, _ = _TCMSG.unpack_from(body)
     found = wire.parse_attributes(body, _TCMSG.size)
     kind = found.get(_TCA_KIND, b"").split(b"\0", 1)[0].decode()
     rate = 0
@@ -115,4 +119,4 @@ def parse_qdisc(body: bytes) -> Qdisc:
             rate = int.from_bytes(options[_TCA_TBF_RATE64], "little")
         elif _TCA_TBF_PARMS in options:
             rate = _RATESPEC.unpack_from(options[_TCA_TBF_PARMS])[5]
-    return Qdisc(ifindex, kind, parent, rate)
+    return Qdisc(ifindex, kind, parent, rate, handle)

@@ -6,6 +6,7 @@ namespace they work in. What belongs to a node is in `KubeletNode`, what belongs
 
 import asyncio
 import logging
+import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -127,6 +128,32 @@ class KubeletComponent:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def stop_node(self, node: str) -> None:
+        """Switch a node's kubelet off, and its containers with it: it does, says and writes nothing any more.
+
+        Containers get SIGKILL. What became of them is seen when it is started again; sandboxes stay.
+        """
+        known = self._nodes[node]
+        known.stopped_at_s = self._tools.clock.monotonic_s()
+        for worker in self._workers_on(known):
+            worker.containers.signal(None, signal.SIGKILL)
+
+    async def start_node(self, node: str) -> None:
+        """Switch it on again: the node is Ready, and its containers start by their restart policy."""
+        known = self._nodes[node]
+        known.stopped_at_s = None
+        await self._write_ready(known)
+        for worker in self._workers_on(known):
+            worker.resume()
+
+    def silent_since_s(self, node: str) -> float | None:
+        """When the node's kubelet was last heard of, on the clock's monotonic time; None while it speaks."""
+        known = self._nodes.get(node)
+        return known.stopped_at_s if known is not None else None
+
+    def _workers_on(self, node: KubeletNode) -> list[PodWorker]:
+        return [worker for worker in self._workers.values() if worker.node is node]
+
     async def _write_ready(self, node: KubeletNode) -> None:
         status = plan_node_status(node.runtime, self._machine, self._tools.clock.wall_s(), ready=True)
         try:
@@ -198,6 +225,17 @@ class KubeletComponent:
         worker = self._workers.get((namespace, pod))
         sandbox = worker.containers.sandbox if worker is not None else None
         return sandbox.netns if sandbox is not None else None
+
+    def node_of(self, namespace: str, pod: str) -> NodeRuntime:
+        """The node of a pod that is on one. Raises ApiError."""
+        return self._need(namespace, pod).node.runtime
+
+    def signal_pod(self, namespace: str, pod: str, container: str | None, number: int) -> list[str]:
+        """Send a signal to a pod's running containers, or to one of them; returns their names.
+
+        Raises ApiError (no such pod or container), UsageError (a built-in container does not know the signal).
+        """
+        return self._need(namespace, pod).containers.signal(container, number)
 
     def _need(self, namespace: str, pod: str) -> PodWorker:
         worker = self._workers.get((namespace, pod))

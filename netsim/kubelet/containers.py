@@ -14,7 +14,7 @@ from netsim.kernel.process import Process, ProcessSpec, Spawner
 from netsim.kubelet.builtin.agnhost import BuiltinPlan, Listen
 from netsim.kubelet.responder import Responder, Watcher
 from netsim.model.clock import Clock
-from netsim.model.errors import KernelError
+from netsim.model.errors import KernelError, UsageError
 from netsim.model.networks import Families
 from netsim.model.objects import Object
 
@@ -31,6 +31,10 @@ class Running(Protocol):
 
     def kill(self) -> None:
         """SIGKILL."""
+        ...
+
+    def signal(self, number: int) -> None:
+        """Any signal. Raises UsageError where no process is, and the signal is neither SIGTERM nor SIGKILL."""
         ...
 
 
@@ -115,7 +119,18 @@ def _open_listener(listen: Listen, families: Families) -> socket.socket:
 class BuiltinContainer:
     """Served by the responder, or by nobody when it listens on nothing (pause)."""
 
-    __slots__ = ("_clock", "_exited", "_families", "_name", "_over", "_plan", "_responder", "_served", "_task")
+    __slots__ = (
+        "_clock",
+        "_ending",
+        "_exited",
+        "_families",
+        "_name",
+        "_over",
+        "_plan",
+        "_responder",
+        "_served",
+        "_task",
+    )
 
     def __init__(
         self,
@@ -134,6 +149,7 @@ class BuiltinContainer:
         self._exited = exited
         self._served = False
         self._over = False
+        self._ending = False
         self._task: asyncio.Task[None] | None = None
 
     def start(
@@ -177,10 +193,18 @@ class BuiltinContainer:
     def kill(self) -> None:
         self._finish(-signal.SIGKILL)
 
+    def signal(self, number: int) -> None:
+        _signal_without_process(self, number)
+
     def _finish(self, code: int) -> None:
+        """It ends when its sockets are closed, as a process' are: the next one on the port may start at once."""
+        if self._ending:
+            return
+        self._ending = True
         if self._served:
-            self._responder.stop(self._name)
-        self._end(code)
+            self._responder.stop(self._name, lambda: self._end(code))
+        else:
+            self._end(code)
 
     def _end(self, code: int) -> None:
         if self._over:
@@ -228,6 +252,9 @@ class ProcessContainer:
     def kill(self) -> None:
         self._process.kill(signal.SIGKILL)
 
+    def signal(self, number: int) -> None:
+        self._process.kill(number)
+
 
 class ProvidedContainer:
     """A server of another component of this process."""
@@ -245,6 +272,9 @@ class ProvidedContainer:
     def kill(self) -> None:
         self._stop(-signal.SIGKILL)
 
+    def signal(self, number: int) -> None:
+        _signal_without_process(self, number)
+
     def _stop(self, code: int) -> None:
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run_stop(code))
@@ -253,6 +283,16 @@ class ProvidedContainer:
         with contextlib.suppress(OSError):
             await self._server.stop()
         self._exited(code)
+
+
+def _signal_without_process(container: BuiltinContainer | ProvidedContainer, number: int) -> None:
+    if number == signal.SIGKILL:
+        container.kill()
+    elif number == signal.SIGTERM:
+        container.terminate()
+    else:
+        name = signal.Signals(number).name
+        raise UsageError(f"a built-in container has no process for {name}", hint="it knows SIGTERM and SIGKILL")
 
 
 class Inside:

@@ -183,6 +183,17 @@ class PodContainers:
         else:
             running.kill()
 
+    def signal(self, name: str | None, number: int) -> list[str]:
+        """Send a signal to one running container or to all, as somebody on the node would: what follows is up to the
+        restart policy. Returns their names. Raises ApiError for a container there is not, UsageError for a signal that
+        a built-in container does not know.
+        """
+        chosen = list(self._running) if name is None else [self.choose_container(name)["name"]]
+        running = {one: self._running[one] for one in chosen if one in self._running}
+        for one in running.values():
+            one.signal(number)
+        return list(running)
+
     # --- probes ---
 
     def _subject(self, name: str) -> ProbeSubject:
@@ -238,6 +249,8 @@ class PodContainers:
         return self._tools.logs.open(*self.key, name, restarts)
 
     def event(self, kind: str, reason: str, message: str) -> None:
+        if self._node.stopped_at_s is not None:
+            return  # a stopped kubelet says nothing
         self._tools.events.event(self.pod, kind, reason, message)
 
     # --- exec ---

@@ -31,11 +31,12 @@ SERVICES_BY_NAMESPACE = "kubelet/namespace"
 
 @dataclass(slots=True)
 class KubeletNode:
-    """One node and its network list, once its pod network is ready."""
+    """One node and its network list, once its pod network is ready. ``stopped_at_s``: its kubelet is silent since."""
 
     runtime: NodeRuntime
     network: NetworkList | None = None
     waiting: list[Callable[[], None]] = field(default_factory=list)  # told when the network is ready
+    stopped_at_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

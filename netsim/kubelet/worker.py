@@ -75,9 +75,16 @@ class PodWorker:
     def wake(self) -> None:
         """Ask the planner (again)."""
         self._dirty = True
+        if self.node.stopped_at_s is not None:
+            return  # until `resume`
         if self._task is None and not self.finished.is_set():
             self._report(self, True)
             self._task = asyncio.get_running_loop().create_task(self._work())
+
+    def resume(self) -> None:
+        """The node is back: see to everything that happened meanwhile. Others may have written the status."""
+        self._written = None
+        self.wake()
 
     def update(self, pod: Object) -> None:
         """The API has a newer version. Only what a kubelet acts on wakes the worker; our own status does not."""
@@ -114,6 +121,8 @@ class PodWorker:
 
     async def _pass(self) -> None:
         """Do what is to be done now; the status is written once nothing more is."""
+        if self.node.stopped_at_s is not None:
+            return
         now_s = self._tools.clock.monotonic_s()
         plan = plan_pod(self.pod, self.state, now_s)
         for action in plan.actions:

@@ -64,6 +64,7 @@ class ClusterConfig:
     dns: bool = True  # run cluster DNS at the tenth address of each service network
     node_port_range: tuple[int, int] = (30000, 32767)  # both ends included
     mtu: int = 1500
+    node_monitor_grace_s: int = 40  # a kubelet silent for so long: its node's conditions are Unknown
     cni: Mapping[str, Any] | None = None  # a CNI conflist; None is netsim's own
 
     @property
@@ -116,6 +117,7 @@ _PLAIN: dict[str, tuple[str, type]] = {
     "dnsDomain": ("dns_domain", str),
     "dns": ("dns", bool),
     "mtu": ("mtu", int),
+    "nodeMonitorGracePeriodSeconds": ("node_monitor_grace_s", int),
     "cni": ("cni", dict),
 }
 CONFIG_KEYS = (*_PLAIN, "ipFamily", *_NETWORKS, "podCIDRMask", "nodes", "nodePortRange", "ipvs")
@@ -179,6 +181,8 @@ def check_config(config: ClusterConfig, where: str = "") -> ClusterConfig:
         raise fail(f'ipvs.scheduler: "{config.ipvs_scheduler}" is not one of {", ".join(IPVS_SCHEDULERS)}')
     if not MIN_MTU_BYTES[4] <= config.mtu <= 65535:
         raise fail(f"mtu: {config.mtu} is not in {MIN_MTU_BYTES[4]}-65535")
+    if config.node_monitor_grace_s < 1:
+        raise fail(f"nodeMonitorGracePeriodSeconds: {config.node_monitor_grace_s} is not a positive number")
     least = max(MIN_MTU_BYTES[family] for family in config.families)
     if config.pod_mtu < least:
         raise fail(f"mtu: {config.mtu} leaves pods {config.pod_mtu} bytes; {config.ip_family} needs {least}")

@@ -17,6 +17,7 @@ POD_BRIDGE = "cni0"  # in a node: every pod's eth0 ends here
 VXLAN_LINK = "vxlan0"  # in a node, pod-network vxlan
 
 NODE_TABLE = "netsim-node"  # nft table: masquerading of pod traffic that leaves the cluster
+FAULT_TABLE = "netsim-fault-"  # nft tables: one for each fault that drops packets, with its number
 CNI_TABLE = "netsim-cni"  # nft table: the CNI plugin's ipMasq and port mappings
 
 
