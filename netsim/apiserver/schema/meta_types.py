@@ -154,7 +154,7 @@ META_TYPES: dict[str, dict[str, str]] = {
     "EndpointConditions": {"ready": "bool", "serving": "bool", "terminating": "bool"},
     "EndpointHints": {"forZones": "[]ForZone", "forNodes": "[]ForNode"},
     "ForZone": {"name": "string"},
-    "ForNode": {"name": "string!"},
+    "ForNode": {"name": "string"},
     "EndpointPort": {"name": "string", "protocol": "string", "port": "int32", "appProtocol": "string"},
     # Subresource kinds
     "Binding": {"target": "ObjectReference"},
