@@ -6,6 +6,7 @@ Source: libnftables-json(5), nft(8).
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from netsim.model.errors import InputError
@@ -36,7 +37,7 @@ class NftChain:
     rules: list[NftRule] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class NftSet:
     """A set, or a map where ``data`` names its values' type ("verdict" for a verdict map).
 
@@ -47,6 +48,19 @@ class NftSet:
     types: tuple[str, ...]
     data: str = ""
     elements: tuple[tuple[Any, Any], ...] = ()
+
+    @cached_property
+    def index(self) -> tuple[dict[Any, tuple[Any, Any]], list[tuple[Any, Any]]]:
+        """Elements with an exact key, by that key (a concatenation as a tuple); and those of prefixes, ranges, ..."""
+        exact: dict[Any, tuple[Any, Any]] = {}
+        others: list[tuple[Any, Any]] = []
+        for key, value in self.elements:
+            parts = key["concat"] if isinstance(key, Mapping) and "concat" in key else [key]
+            if any(isinstance(part, Mapping) or (isinstance(part, str) and part.endswith("*")) for part in parts):
+                others.append((key, value))
+            else:
+                exact[tuple(parts) if len(self.types) > 1 else parts[0]] = key, value
+        return exact, others
 
 
 @dataclass(slots=True)
