@@ -75,6 +75,7 @@ class ProxyComponent:
         self._dialect: Dialect = MODES[self._config.mode].make_dialect()
         self._maps = {family: ServiceMap(family) for family in self._config.families}
         self._ledger = Ledger(self._maps, self._clock.wall_s())
+        self._service_cidrs: tuple[str, ...] | None = None  # None: as the options say
         self._proxies: dict[str, NodeProxy] = {}
         self._health: dict[str, NodeHealth] = {}
         self._syncs: dict[int, dict[str, NodeSync]] = {family: {} for family in self._config.families}
@@ -114,6 +115,12 @@ class ProxyComponent:
         """The node has other addresses than before; its rules are written anew. Raises KeyError without such a node."""
         self._proxies[name] = replace(self._proxies[name], addresses=addresses)
         self._wake_if_behind(name)
+
+    def set_service_cidrs(self, cidrs: tuple[str, ...]) -> None:
+        """The service network is another than the options say; rules are written anew."""
+        self._service_cidrs = cidrs
+        for name in self._proxies:
+            self._wake_if_behind(name)
 
     def _add_syncs(
         self, node: NodeProxy, config: ProxyConfig, dialect: Dialect, to: dict[int, dict[str, NodeSync]]
@@ -178,8 +185,9 @@ class ProxyComponent:
         def view() -> FamilyView:
             nonlocal known
             now = self._read_node(self._proxies.get(node.name, node), config)
-            if known is None or known.node != now:
-                known = FamilyView(expand_node_ports(config, now.ips), now, family)
+            cidrs = config.service_cidrs if self._service_cidrs is None else self._service_cidrs
+            if known is None or known.node != now or known.config.service_cidrs != cidrs:
+                known = FamilyView(replace(expand_node_ports(config, now.ips), service_cidrs=cidrs), now, family)
             return known
 
         return view

@@ -26,6 +26,7 @@ from proxy.configuration import render_document
 from proxy.kernelsettings import ensure_settings
 from proxy.modes import MODES
 from proxy.options import Options, parse_options
+from proxy.servicecidrs import follow_service_cidrs
 
 log = logging.getLogger("netsim-proxy")
 
@@ -103,6 +104,8 @@ async def _run(options: Options, spawner: Spawner) -> None:
                     group.create_task(_stop_when(stop))
                     group.create_task(informers.run())
                     group.create_task(component.run())
+                    if component.mode == "nftables":
+                        group.create_task(follow_service_cidrs(api, informers, clock, component.set_service_cidrs))
                     addresses = await _node_addresses(api, options, clock)
                     component.add_node(NodeProxy(options.node_name, Netns.current(options.node_name), addresses))
                     if not options.node_ip:

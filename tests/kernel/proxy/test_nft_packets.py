@@ -163,3 +163,23 @@ def test_a_mark_of_somebody_elses_stays(node: RealNode) -> None:
     node.run(node.node, "nft", "-f", "-", input="\n".join(lines))
     assert ask(node.external, NODE_IP, 30080) == f"pod-2 {GATEWAY}"
     assert "counter packets 1 " in node.run(node.node, "nft", "list", "chain", "ip", "seen", "after")
+
+
+def test_the_service_network_that_the_api_names_is_dropped(spawner: Spawner) -> None:
+    """As the program has it from ServiceCIDR objects, which come after the first rules."""
+    with real_node(spawner, ProxyConfig(mode="nftables", cluster_cidrs=("10.244.0.0/16",))) as node:
+        node.put(make_service(ip=IP), make_slice(EVERYONE[1:2]))
+        node.run(node.external, "ip", "addr", "add", "10.96.0.99/32", "dev", "lo")
+        node.responder.serve(node.external, "external")
+        node.run(node.node, "ip", "route", "add", "10.96.0.99/32", "via", "172.18.0.1")
+        assert ask(node.node, "10.96.0.99", 8080).startswith("external ")
+
+        async def tell(*cidrs: str) -> None:
+            node.proxy.set_service_cidrs(cidrs)
+            await node.proxy.settle(node.server.revision())
+
+        node.call(tell("10.96.0.0/24", "fd00:10:96::/112"))
+        assert ask(node.node, "10.96.0.99", 8080) == "silence"
+        assert ask(node.node, IP, 80) == f"pod-2 {GATEWAY}"
+        node.call(tell("10.97.0.0/24"))
+        assert ask(node.node, "10.96.0.99", 8080).startswith("external ")
