@@ -1,4 +1,4 @@
-"""100 nodes and 1,000 pods behind one Service, nftables mode: from `netsim up` until every node's rules have all of them.
+"""100 nodes, 1,000 pods behind one Service, nftables mode: from `netsim up` until every node's rules have them all.
 
 The kernel is asked: on each node `nft` counts the Service's endpoints, after the clock was stopped.
 """

@@ -1,16 +1,16 @@
 """The proxy's modes at growing numbers of services, and what upstream's rules cost, side by side in one run.
 
-    python tests/bench/bench_proxy_modes.py [--services 100 1000 5000] [--floor-limit 1000] [--json]
+    python -m tests.bench.bench_proxy_modes [--services 100 1000] [--limit 300] [--save docs/figures/proxy.json]
 
-For each way: first sync, one endpoint's change, the first packet of a connection through the last service (connect(2),
-with that of a connection past all services as the floor), and what kernel and process hold more after it.
+first sync:    from the objects (in the informers' hands) until the rules are in the kernel; a tool: its whole run
+one change:    one endpoint comes or goes: from the API write until it is in the kernel; a tool: its run on the text of
+               what upstream's partial sync writes
+first packet:  connect(2) through the last service, and beside it one past all services
+kernel memory: charged to the bench's control group while loading
+process:       ours: what the process grew by; a tool: the most it had
 
-nftables:           ours, from the objects to the kernel
-iptables:           ours, up to --floor-limit services
-upstream nft -f:    a chain for each service and each endpoint, as kube-proxy's nftables mode has them, loaded by nft;
-                    a change is what kube-proxy's partial sync would write
-restore nft/legacy: iptables-restore of kube-proxy's iptables rules by both back ends
-Endpoints: two for each service, TCP. Needs root; works in namespaces of its own.
+The ways are in `WAYS`. Endpoints: two for each service, TCP. Needs root; each measurement is a process in namespaces of
+its own, which is ended after --limit seconds: what it had found by then is kept, the rest is missing.
 """
 
 import argparse
@@ -18,299 +18,233 @@ import asyncio
 import gc
 import json
 import os
-import socket
+import platform
 import statistics
-import threading
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any, cast
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
 
+from netsim.apiserver.core import ApiServer
+from netsim.client.api import Api
 from netsim.client.informerset import InformerSet
-from netsim.kernel.iptables import Backend, Iptables
-from netsim.kernel.netns import Netns
-from netsim.kernel.process import ProcessSpec, Spawner
-from netsim.kernel.sysctl import write_sysctls
+from netsim.kernel.features import probe_features
+from netsim.kernel.process import Spawner
+from netsim.model.clock import SystemClock
+from netsim.model.config import ClusterConfig
+from netsim.model.kinds import ENDPOINT_SLICE, NAMESPACE, NODE, SERVICE
+from netsim.model.objects import revision_of
+from netsim.store.store import Store
 from proxy.component import NodeProxy, ProxyComponent
-from proxy.config import FamilyView, NodeView
-from proxy.iptables.plan import IptablesDialect
-from proxy.servicemap import ServiceMap
-from tests.bench.bench_proxy import CONFIG, Feeds, make_service, make_slice, timed_ms
+from proxy.config import ProxyConfig
+from tests.bench import services as made
+from tests.bench import upstream_rules
+from tests.bench.memory import charged_kernel_mb, rss_mb
+from tests.bench.proxy_world import DIRECT, NODE_IP, World, world
 
-CHANGES, CONNECTS = 15, 300
-CLIENT, NODE_IP = "10.244.255.2", "172.18.0.2"
-CHANGED = "10.245.255.1"  # the endpoint that comes and goes
+ALL_SIZES = (100, 1000, 5000, 10000, 20000)
+CHANGES = 15
+CHANGES_FOR_S = 20.0  # no further change is begun after so long
+CHANGED = "10.245.127.1"  # the endpoint that comes and goes
+ROOT = Path(__file__).parents[2]
+SANDBOX = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 
-
-class World:
-    """A node between a client and a server that has every endpoint's address."""
-
-    def __init__(self, spawner: Spawner) -> None:
-        self.spawner = spawner
-        self.node, self.client, self.server = (Netns.create(name) for name in ("node", "client", "server"))
-
-        def path(ns: Netns) -> str:
-            return f"/proc/{os.getpid()}/fd/{ns.fd}"
-
-        self._ip(
-            self.node,
-            f"link add c type veth peer name eth0 netns {path(self.client)}",
-            f"link add s type veth peer name eth0 netns {path(self.server)}",
-            "link set c up",
-            "link set s up",
-            f"addr add {NODE_IP}/32 dev c",
-            f"route add {CLIENT}/32 dev c",
-            "route add 10.244.0.0/15 dev s",
-        )
-        for ns, ip in ((self.client, CLIENT), (self.server, "10.245.255.254")):
-            self._ip(ns, f"addr add {ip}/32 dev eth0", "link set eth0 up", f"route add {NODE_IP} dev eth0 src {ip}",
-                     f"route add default via {NODE_IP} dev eth0 src {ip} onlink")  # fmt: skip
-        self._ip(self.server, "route add local 10.244.0.0/17 dev lo", "route add local 10.245.0.0/17 dev lo")
-        write_sysctls(self.node, {"net.ipv4.ip_forward": 1, "net.ipv4.conf.s.proxy_arp": 1})
-        write_sysctls(self.node, {"net.ipv4.conf.c.proxy_arp": 1})
-        self._listener = self.server.socket(socket.AF_INET, socket.SOCK_STREAM)
-        self._listener.setsockopt(socket.SOL_IP, 15, 1)  # IP_FREEBIND
-        self._listener.bind(("0.0.0.0", 80))
-        self._listener.listen(1024)
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _ip(self, ns: Netns, *lines: str) -> None:
-        self.run(ns, "ip", "-batch", "-", text="\n".join(lines) + "\n")
-
-    def run(self, ns: Netns, *argv: str, text: str = "") -> str:
-        done = self.spawner.run_blocking(ProcessSpec(argv, netns=ns), input=text.encode())
-        if done.returncode:
-            raise SystemExit(f"{' '.join(argv)}: {done.stderr.decode()[:2000]}")
-        return done.stdout.decode()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                self._listener.accept()[0].close()
-            except OSError:
-                return
-
-    def connect_us(self, address: str, port: int) -> float:
-        """The median time of connect(2): the first packet of a flow there, the answer back."""
-        taken = []
-        for _ in range(CONNECTS):
-            with self.client.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
-                sock.settimeout(5)
-                started = time.perf_counter()
-                sock.connect((address, port))
-                taken.append((time.perf_counter() - started) * 1e6)
-        return statistics.median(taken)
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        for ns in (self.node, self.client, self.server):
-            ns.close()
+Figures = Iterator[dict[str, float]]  # as they are found, so that a measurement cut short shows what it had
 
 
-@contextmanager
-def world(spawner: Spawner) -> Iterator[World]:
-    made = World(spawner)
-    try:
-        yield made
-    finally:
-        made.close()
+async def _put_all(api: Api, services: int) -> None:
+    meta = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": made.NAMESPACE}}
+    await api.create(NAMESPACE, meta)
+    for number in range(services):
+        await api.create(SERVICE, made.make_service(number))
+        await api.create(ENDPOINT_SLICE, made.make_slice(number))
 
 
-def memory_mb() -> tuple[float, float]:
-    """What the kernel's slabs and vmalloc hold and what this process does, in MB."""
-    lines = dict(line.split(":", 1) for line in open("/proc/meminfo"))  # noqa: SIM115
-    kernel = sum(int(lines[name].split()[0]) for name in ("SUnreclaim", "Percpu"))
-    status = dict(line.split(":", 1) for line in open("/proc/self/status"))  # noqa: SIM115
-    return kernel / 1024, int(status["VmRSS"].split()[0]) / 1024
+async def _measure_ours(mode: str, place: World, spawner: Spawner, services: int, tell: Callable[..., None]) -> None:
+    api = Api(ApiServer(Store(":memory:"), ClusterConfig(), SystemClock()).transport())
+    await _put_all(api, services)
+    informers = InformerSet(api)
+    for kind in (SERVICE, ENDPOINT_SLICE, NODE):
+        informers.of(kind)
+    tasks = [asyncio.create_task(informers.run())]
+    await informers.synced()
+    config = ProxyConfig(mode=mode, cluster_cidrs=("10.244.0.0/16",), service_cidrs=("10.96.0.0/12",))
+    gc.collect()
+    process_mb, kernel_mb = rss_mb(), charged_kernel_mb()
+    started = time.perf_counter()
+    nodes = [NodeProxy("node-1", place.node, (NODE_IP,))]
+    component = ProxyComponent(informers=informers, spawner=spawner, config=config, nodes=nodes)
+    tasks.append(asyncio.create_task(component.run()))
+    await component.node_ready("node-1")
+    tell(first_ms=(time.perf_counter() - started) * 1000)
+    tell(process_mb=rss_mb() - process_mb, **_kernel_since(kernel_mb))
+    await asyncio.to_thread(_connect, place, services, tell)
 
+    async def change(turn: int) -> float:
+        item = made.make_slice(turn // 2, (CHANGED,) if turn % 2 == 0 else ())
+        began = time.perf_counter()
+        written = await api.update(ENDPOINT_SLICE, item)
+        await component.settle(revision_of(written))
+        return (time.perf_counter() - began) * 1000
 
-async def measure_ours(spawner: Spawner, mode: str, services: int) -> dict[str, float]:
-    feeds = Feeds()
-    with world(spawner) as place:
-        config = replace(CONFIG, mode=mode, service_cidrs=("10.96.0.0/12",))
-        component = ProxyComponent(
-            informers=cast(InformerSet, feeds),
-            spawner=spawner,
-            config=config,
-            nodes=[NodeProxy("node-1", place.node, (NODE_IP,))],
-        )
-        objects = [(make_service(number), make_slice(number)) for number in range(services)]
-        gc.collect()
-        before = memory_mb()
-        started = time.perf_counter()
-        for service, item in objects:
-            feeds.feeds["services"].put(service)
-            feeds.feeds["endpointslices"].put(item)
-        task = asyncio.create_task(component.run())
-        await component.node_ready("node-1")
-        first_ms = (time.perf_counter() - started) * 1000
-        gc.collect()
-        after = memory_mb()
-        changes = []
-        for number in range(CHANGES):
-            started = time.perf_counter()
-            feeds.feeds["endpointslices"].put(make_slice(number // 2, (CHANGED,) if number % 2 == 0 else ()))
-            await component.settle(0)
-            changes.append((time.perf_counter() - started) * 1000)
-        packet = await asyncio.to_thread(place.connect_us, *last_service(services))
-        floor = await asyncio.to_thread(place.connect_us, "10.244.0.1", 80)
+    await _repeat(change, tell)
+    for task in tasks:
         task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        return {
-            "first_ms": first_ms,
-            "change_ms": statistics.median(changes),
-            "packet_us": packet,
-            "direct_us": floor,
-            "kernel_mb": after[0] - before[0],
-            "process_mb": after[1] - before[1],
-        }
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def last_service(services: int) -> tuple[str, int]:
-    return make_service(services - 1)["spec"]["clusterIP"], 80
+def measure_ours(mode: str, services: int, tell: Callable[..., None]) -> None:
+    with Spawner.start() as spawner, world(spawner) as place:
+        asyncio.run(_measure_ours(mode, place, spawner, services, tell))
 
 
-def measure_text(
-    spawner: Spawner, services: int, load: Callable[[World, str], None], full: str, changes: list[str]
-) -> dict[str, float]:
+def measure_tool(
+    argv: tuple[str, ...],
+    make: Callable[[int, int, str], upstream_rules.Texts],
+    services: int,
+    tell: Callable[..., None],
+) -> None:
     """A tool on the text of everything, and then on the text of one change after the other."""
-    with world(spawner) as place:
-        before = memory_mb()[0]
-        first_ms = timed_ms(lambda: load(place, full))
-        kernel_mb = memory_mb()[0] - before
-        taken = [timed_ms(lambda text=text: load(place, text)) for text in changes]
-        packet, direct = place.connect_us(*last_service(services)), place.connect_us("10.244.0.1", 80)
-    return {
-        "first_ms": first_ms,
-        "change_ms": statistics.median(taken),
-        "packet_us": packet,
-        "direct_us": direct,
-        "kernel_mb": kernel_mb,
-        "process_mb": float("nan"),
-    }
+    everything, changes = make(services, CHANGES, CHANGED)
+    with Spawner.start() as spawner, world(spawner) as place:
+        kernel_mb = charged_kernel_mb()
+        ran = place.run(argv, everything)
+        tell(first_ms=ran.took_ms, process_mb=ran.peak_mb, **_kernel_since(kernel_mb))
+        _connect(place, services, tell)
+
+        async def change(turn: int) -> float:
+            return place.run(argv, changes[turn]).took_ms
+
+        asyncio.run(_repeat(change, tell))
 
 
-def upstream_nft(services: int) -> tuple[str, list[str]]:
-    """kube-proxy's nftables mode: a chain for each service and endpoint, and the text of a change."""
-    out = [
-        "table ip kube-proxy {",
-        "chain mark-for-masquerade { meta mark set meta mark or 0x4000; }",
-        "chain masquerading { meta mark & 0x4000 == 0 return; meta mark set meta mark ^ 0x4000;",
-        "masquerade fully-random; }",
-        "set cluster-ips { type ipv4_addr; }",
-        "map service-ips { type ipv4_addr . inet_proto . inet_service : verdict; }",
-    ]
-    elements, ips = [], []
-    for number in range(services):
-        ip = make_service(number)["spec"]["clusterIP"]
-        name = f"ABCDEFGH-bench/svc-{number}/tcp/p80"
-        endpoints = [e["addresses"][0] for e in make_slice(number)["endpoints"]]
-        out += [_upstream_endpoint(name, endpoint) for endpoint in endpoints]
-        out.append(f"chain service-{name} {{ {_upstream_service(name, ip, endpoints)} }}")
-        elements.append(f"{ip} . tcp . 80 : goto service-{name}")
-        ips.append(ip)
-    out += [
-        "chain services { ip daddr . meta l4proto . th dport vmap @service-ips; }",
-        "chain nat-prerouting { type nat hook prerouting priority -100; jump services; }",
-        "chain nat-output { type nat hook output priority -100; jump services; }",
-        "chain nat-postrouting { type nat hook postrouting priority 100; jump masquerading; }",
-        "}",
-        f"add element ip kube-proxy cluster-ips {{ {', '.join(ips)} }}",
-        f"add element ip kube-proxy service-ips {{ {', '.join(elements)} }}",
-    ]
-    changes = []
-    for number in range(5):
-        ip, name = make_service(number)["spec"]["clusterIP"], f"ABCDEFGH-bench/svc-{number}/tcp/p80"
-        endpoints = [e["addresses"][0] for e in make_slice(number, (CHANGED,))["endpoints"]]
-        lines = ["table ip kube-proxy {", _upstream_endpoint(name, CHANGED), "}"]
-        lines += [f"flush chain ip kube-proxy service-{name}"]
-        lines += [
-            f"add rule ip kube-proxy service-{name} {rule}"
-            for rule in _upstream_service(name, ip, endpoints).rstrip(";").split("; ")
-        ]
-        changes.append("\n".join(lines) + "\n")
-    return "\n".join(out) + "\n", changes
+async def _repeat(change: Callable[[int], Awaitable[float]], tell: Callable[..., None]) -> None:
+    until = time.perf_counter() + CHANGES_FOR_S
+    taken: list[float] = []
+    while len(taken) < CHANGES and (not taken or time.perf_counter() < until):
+        taken.append(await change(len(taken)))
+        tell(change_ms=statistics.median(taken), changes=len(taken))
 
 
-def _upstream_endpoint(name: str, endpoint: str) -> str:
-    rules = f"ip saddr {endpoint} jump mark-for-masquerade; meta l4proto tcp dnat to {endpoint}:80;"
-    return f"chain endpoint-{name}__{endpoint}/80 {{ {rules} }}"
+def _connect(place: World, services: int, tell: Callable[..., None]) -> None:
+    last = made.make_service(services - 1)["spec"]["clusterIP"]
+    tell(packet_us=place.connect_us(last, made.PORT), direct_us=place.connect_us(DIRECT, made.PORT))
 
 
-def _upstream_service(name: str, ip: str, endpoints: list[str]) -> str:
-    choice = ", ".join(f"{n} : goto endpoint-{name}__{endpoint}/80" for n, endpoint in enumerate(endpoints))
-    mark = f"ip daddr {ip} tcp dport 80 ip saddr != 10.244.0.0/16 jump mark-for-masquerade"
-    return f"{mark}; numgen random mod {len(endpoints)} vmap {{ {choice} }};"
+def _kernel_since(before: float | None) -> dict[str, float]:
+    now = charged_kernel_mb()
+    return {} if now is None or before is None else {"kernel_mb": now - before}
 
 
-def upstream_iptables(services: int) -> tuple[str, list[str]]:
-    """kube-proxy's iptables rules, and partial syncs as upstream writes them: top-level chains whole."""
-    view = FamilyView(CONFIG, NodeView("node-1", (NODE_IP,)), 4)
-    service_map = ServiceMap()
-    for number in range(services):
-        service_map.update_service(None, make_service(number))
-        service_map.update_slice(None, make_slice(number))
-    service_map.take()
-    dialect = IptablesDialect()
-    full = dialect.plan_full(service_map.snapshot(), view, {})
-    heads = [line for line in full.text.splitlines() if line.startswith((":KUBE-SERVICES", "-A KUBE-SERVICES"))]
-    at = heads.index(":KUBE-SERVICES - [0:0]", 1)  # the first is filter's
-    changes, state = [], full.state
-    for number in range(3):
-        service_map.update_slice(make_slice(number), make_slice(number, (CHANGED,)))
-        changed = service_map.take()
-        plan = dialect.plan_changes(service_map.snapshot(), changed, state, view)
-        lines, state = plan.text.splitlines(), plan.state
-        changes.append("\n".join([lines[0], *heads[at:], *lines[1:], ""]))
-    return full.text, changes
+def _make_iptables(services: int, changes: int, changed: str) -> upstream_rules.Texts:
+    config = ProxyConfig(mode="iptables", cluster_cidrs=("10.244.0.0/16",))
+    return upstream_rules.make_iptables(services, changes, changed, config)
 
 
-def load_nft(place: World, text: str) -> None:
-    place.run(place.node, "nft", "-f", "-", text=text)
-
-
-def load_iptables(backend: Backend) -> Callable[[World, str], None]:
-    return lambda place, text: Iptables(place.node, place.spawner, backend=backend).restore(text.encode())
-
-
-WAYS: dict[str, Callable[[Spawner, int], dict[str, float]]] = {
-    "nftables": lambda spawner, n: asyncio.run(measure_ours(spawner, "nftables", n)),
-    "iptables": lambda spawner, n: asyncio.run(measure_ours(spawner, "iptables", n)),
-    "upstream nft -f": lambda spawner, n: measure_text(spawner, n, load_nft, *upstream_nft(n)),
-    "restore nft": lambda spawner, n: measure_text(spawner, n, load_iptables("nft"), *upstream_iptables(n)),
-    "restore legacy": lambda spawner, n: measure_text(spawner, n, load_iptables("legacy"), *upstream_iptables(n)),
+# name: (the feature it needs, what measures it)
+WAYS: dict[str, tuple[str, Callable[[int, Callable[..., None]], None]]] = {
+    "nftables": ("nft", lambda n, tell: measure_ours("nftables", n, tell)),
+    "kube-proxy's nftables by nft -f": (
+        "nft",
+        lambda n, tell: measure_tool(("nft", "-f", "-"), upstream_rules.make_nft, n, tell),
+    ),
+    "iptables": ("iptables-nft", lambda n, tell: measure_ours("iptables", n, tell)),
+    "iptables-nft-restore": (
+        "iptables-nft",
+        lambda n, tell: measure_tool(("iptables-nft-restore", "--noflush"), _make_iptables, n, tell),
+    ),
+    "iptables-legacy-restore": (
+        "iptables-legacy",
+        lambda n, tell: measure_tool(("iptables-legacy-restore", "--noflush", "-w"), _make_iptables, n, tell),
+    ),
+    "ipvs": ("ipvs", lambda n, tell: measure_ours("ipvs", n, tell)),
 }
+
+
+def run_way(way: str, services: int, limit_s: float) -> dict[str, Any]:
+    """One measurement in a process of its own; its row, with ``stopped_s`` when it was not done by then."""
+    row: dict[str, Any] = {"services": services, "way": way}
+    argv = [*SANDBOX, sys.executable, "-m", "tests.bench.bench_proxy_modes", "--one", way, "--services", str(services)]
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as out:
+        started = time.perf_counter()
+        try:
+            subprocess.run(
+                argv, cwd=folder, stdout=out, timeout=limit_s, check=True, env={**os.environ, "PYTHONPATH": path}
+            )
+        except subprocess.TimeoutExpired:
+            row["stopped_s"] = round(time.perf_counter() - started)
+        except subprocess.CalledProcessError as error:
+            raise SystemExit(f"{way}, {services} services: exit status {error.returncode}") from None
+        out.seek(0)
+        for line in out:
+            row |= json.loads(line)
+    return row
+
+
+def describe_machine() -> dict[str, Any]:
+    versions = {}
+    for name in ("nft", "iptables"):
+        done = subprocess.run((name, "--version"), capture_output=True, text=True, check=True)
+        versions[name] = done.stdout.strip()
+    cores = len(os.sched_getaffinity(0))
+    return {"kernel": platform.release(), "cores": cores, "python": platform.python_version(), **versions}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--services", type=int, nargs="+", default=[100, 1000])
-    parser.add_argument("--floor-limit", type=int, default=1000, help="most services for all but nftables")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--all-sizes", action="store_true", help=f"{ALL_SIZES}; a quarter of an hour")
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
+    parser.add_argument("--limit", type=float, default=300, metavar="S", help="for each measurement")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="JSON, for tests.bench.proxy_figures")
+    parser.add_argument("--one", choices=list(WAYS), help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.one:
+        WAYS[args.one][1](args.services[0], lambda **found: print(json.dumps(found), flush=True))
+        return
+    features = probe_features()
     rows: list[dict[str, Any]] = []
-    with Spawner.start() as spawner:
-        for services in args.services:
-            ways = WAYS if services <= args.floor_limit else {"nftables": WAYS["nftables"]}
-            for way, measure in ways.items():
-                row: dict[str, Any] = {"services": services, "way": way} | measure(spawner, services)
-                rows.append(row)
-                if not args.json:
-                    show(row, header=len(rows) == 1)
-    if args.json:
-        print(json.dumps([{k: round(v, 2) if isinstance(v, float) else v for k, v in row.items()} for row in rows]))
+    load = [os.getloadavg()[0]]
+    print("services  way                               first sync    change  first packet  direct  kernel  process")
+    for services in ALL_SIZES if args.all_sizes else args.services:
+        for way in args.ways:
+            state = features[WAYS[way][0]]
+            if state.present:
+                rows.append(run_way(way, services, args.limit))
+            else:
+                rows.append({"services": services, "way": way, "missing": f"{state.feature.name}: {state.detail}"})
+            show(rows[-1])
+            load.append(os.getloadavg()[0])
+    if args.save:
+        machine = describe_machine() | {"load": [round(min(load), 1), round(max(load), 1)]}
+        args.save.parent.mkdir(parents=True, exist_ok=True)
+        args.save.write_text(json.dumps({"machine": machine, "rows": [_rounded(row) for row in rows]}, indent=1) + "\n")
 
 
-def show(row: dict[str, Any], *, header: bool) -> None:
-    if header:
-        print("services  way              first sync    one change  first packet   direct   kernel  process")
-    print(
-        f"{row['services']:8d}  {row['way']:15s} {row['first_ms']:8.0f} ms  {row['change_ms']:8.2f} ms  "
-        f"{row['packet_us']:9.0f} µs  {row['direct_us']:5.0f} µs  {row['kernel_mb']:4.0f} MB  "
-        f"{row['process_mb']:4.0f} MB",
-        flush=True,
-    )
+def _rounded(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}
+
+
+def show(row: dict[str, Any]) -> None:
+    def cell(name: str, width: int, digits: int, unit: str) -> str:
+        value = row.get(name)
+        return f"{'-' if value is None else f'{value:.{digits}f} {unit}':>{width}}"
+
+    figures = [
+        cell("first_ms", 10, 0, "ms"),
+        cell("change_ms", 10, 2, "ms"),
+        cell("packet_us", 12, 0, "µs"),
+        cell("direct_us", 8, 0, "µs"),
+        cell("kernel_mb", 8, 1, "MB"),
+        cell("process_mb", 8, 0, "MB"),
+    ]
+    stopped = f"  stopped after {row['stopped_s']} s" if "stopped_s" in row else ""
+    stopped += f"  not run: {row['missing']}" if "missing" in row else ""
+    print(f"{row['services']:8d}  {row['way']:32s}{''.join(figures)}{stopped}", flush=True)
 
 
 if __name__ == "__main__":
