@@ -33,11 +33,12 @@ class ControlPlane:
         self.config = config or ClusterConfig()
         self.server = ApiServer(Store(), self.config, self.clock)
         self.api = Api(self.server.transport())
+        self.silent: dict[str, float] = {}  # nodes whose kubelets are silent, since when on the clock
         inner = Api(wrap(self.server.transport()))
         self.informers = InformerSet(inner, self.clock)
         self.components: list[Component] = [
             self.informers,
-            *make_controllers(inner, self.informers, self.config, self.clock),
+            *make_controllers(inner, self.informers, self.config, self.clock, self.silent.get),
             *make_scheduler(inner, self.informers, self.clock),
         ]
         self._addresses = 0
