@@ -172,7 +172,7 @@ def _parse_format(texts: tuple[str, str]) -> _Format:
 
 
 def _read_tracefs() -> tuple[str, str]:
-    """The event's `id` and `format`, from a mount of tracefs that no path leads to and that ends with its descriptor."""
+    """The event's `id` and `format`, from a mount of tracefs that no path leads to and that ends here."""
     try:
         mount = _mount_tracefs()
     except KernelError as error:

@@ -1,8 +1,9 @@
 """The kernel's rule trace in one namespace: a table that marks some packets, and the messages about what rules did.
 
-The table has an owner, this module's socket, and goes with it, whatever ends the process (NFT_TABLE_F_OWNER, Linux 5.12).
-Its chains come before all others' (raw is -300), so that every rule that a marked packet meets is reported. The mark
-(skb->nf_trace) goes with the packet until it leaves the namespace (skb_scrub_packet). Legacy iptables honours it too: `nf_log`.
+The table has an owner, this module's socket, and goes with it, whatever ends the process (NFT_TABLE_F_OWNER, Linux
+5.12). Its chains come before all others' (raw is -300), so that every rule that a marked packet meets is reported. The
+mark (skb->nf_trace) goes with the packet until it leaves the namespace (skb_scrub_packet). Legacy iptables honours it
+too: `nf_log`.
 
 For answers of a shape nobody knows beforehand, the table learns: a packet that matches is to be answered by one with
 its addresses and ports the other way round. It learns behind all NAT (postrouting and input, 300), and looks up

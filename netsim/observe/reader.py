@@ -1,0 +1,64 @@
+"""The kernel's answers to what comes up while evidence is made sense of (`netsim.observe.evidence.Reader`)."""
+
+from collections.abc import Mapping
+
+from netsim.kernel.netns import Netns
+from netsim.kernel.route_get import read_neighbour, read_route
+from netsim.kernel.rtnl import Rtnl
+from netsim.kernel.sysctl import read_sysctl
+from netsim.model.errors import FeatureMissing, KernelError, UsageError
+
+_IFF_RUNNING = 0x40  # include/uapi/linux/if.h: the link has its other end
+
+
+class KernelReader:
+    """Asks the kernel each time. Blocking; may be used by several threads."""
+
+    def __init__(self, places: Mapping[str, Netns]) -> None:
+        self._places = places
+
+    def route(self, place: str, source: str, destination: str, *, interface_in: str = "", mark: int = 0) -> str:
+        """The route the kernel would take now, as `ip route get fibmatch` prints it; "" if there is none.
+
+        Raises KernelError: with errno EXDEV where it does not believe the source address on that interface (rp_filter).
+        """
+        return read_route(self._at(place), source, destination, interface_in=interface_in, mark=mark)
+
+    def addresses(self, place: str) -> Mapping[str, str]:
+        """Every local address of the place, and its interface. Raises KernelError."""
+        with Rtnl(self._at(place)) as rtnl:
+            names = {link.ifindex: link.name for link in rtnl.links()}
+            return {one.address: names.get(one.ifindex, f"if{one.ifindex}") for one in rtnl.addresses()}
+
+    def neighbour(self, place: str, address: str, interface: str) -> str:
+        """The neighbour entry, as `ip neigh` prints it; "" if there is none. Raises KernelError."""
+        return read_neighbour(self._at(place), address, interface)
+
+    def link(self, place: str, interface: str) -> str:
+        """The interface in the words of `ip link`, "" if there is none. Raises KernelError."""
+        with Rtnl(self._at(place)) as rtnl:
+            links = rtnl.links()
+        names = {link.ifindex: link.name for link in links}
+        found = next((link for link in links if link.name == interface), None)
+        if found is None:
+            return ""
+        parts = [interface, found.kind, f"mtu {found.mtu}", f"link/ether {found.mac}" if found.mac else ""]
+        parts.append(f"master {names.get(found.master, found.master)}" if found.master else "")
+        if not found.up:
+            parts.append("state DOWN")
+        elif not found.flags & _IFF_RUNNING:
+            parts.append("NO-CARRIER")
+        return " ".join(part for part in parts if part)
+
+    def setting(self, place: str, name: str) -> str:
+        """A sysctl; "" if there is none."""
+        try:
+            return read_sysctl(self._at(place), name)
+        except (KernelError, FeatureMissing):
+            return ""
+
+    def _at(self, place: str) -> Netns:
+        try:
+            return self._places[place]
+        except KeyError:
+            raise UsageError(f"{place} is not among the places to look at") from None
