@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,8 @@ def capture(  # noqa: PLR0913 - one for each option
     from netsim.kernel.bpf import compile_filter
 
     places, filter = split_words(words)
+    if file == "-" and sys.stdout.isatty():
+        raise UsageError("a terminal can't show pcapng", hint="-w FILE, or -w - | wireshark -k -i -; without -w: lines")
     if everywhere and places:
         raise UsageError("--all is every place there is", hint="leave out --all, or the places")
     spots = parse_spots(places, namespace) if not everywhere else []

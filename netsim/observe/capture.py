@@ -8,9 +8,9 @@ and some slack, when all taps have just been read, can be followed by nothing ol
 import errno
 import os
 import select
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from netsim.kernel.bpf import BpfProgram
@@ -122,13 +122,17 @@ class Capture:
         self._reason = ""
         self._failure = ""
         self._window_ns = (2 * choose_latency_ms(len(self._stations)) + SLACK_MS) * 1_000_000
+        # So that stop() never writes to a descriptor of that number that is somebody else's by then. Reentrant, for a
+        # signal handler may come in between.
+        self._stopping = threading.RLock()
         self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._ends = {self._stop_fd: "stopped", **(ends or {})}
 
     def stop(self) -> None:
         """End it soon, with all that was seen until now. From any thread or signal handler, and at any time."""
-        with suppress(OSError):
-            os.eventfd_write(self._stop_fd, 1)
+        with self._stopping:
+            if self._stop_fd >= 0:
+                os.eventfd_write(self._stop_fd, 1)
 
     def run(self) -> Totals:
         """Until it ends. What the sink can't take ends it, and is told in the totals."""
@@ -157,7 +161,8 @@ class Capture:
         for station in self._stations:
             station.tap.close()
         self._sink.close()
-        ends, self._ends, self._stop_fd = self._ends, {}, -1
+        with self._stopping:
+            ends, self._ends, self._stop_fd = self._ends, {}, -1
         for descriptor in ends:
             os.close(descriptor)
 
