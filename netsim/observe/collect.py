@@ -1,6 +1,7 @@
 """One probe, watched everywhere: sets up, sends, reads, takes down. What it brings back nobody has judged yet."""
 
 import os
+import struct
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -12,8 +13,10 @@ from netsim.kernel.netns import Netns
 from netsim.kernel.nft_trace import plan_table
 from netsim.kernel.packet_match import compile_filter
 from netsim.kernel.process import Spawner
+from netsim.kernel.rtnl_wire import parse_ip
 from netsim.model.errors import FeatureMissing, NetsimError, UsageError
 from netsim.observe.decode import decode_frame
+from netsim.observe.elements import read_elements
 from netsim.observe.events import read_events
 from netsim.observe.evidence import Drop, Evidence, Reply, RuleEvent, Sighting
 from netsim.observe.path import Question
@@ -62,7 +65,7 @@ def collect(
         sightings = _sightings(posts, signature)
         conntrack = _read_conntrack(posts, sightings, notes)
         probe.close()
-        events = _read_events(posts, notes)
+        events, elements = _read_events(posts, sightings, notes)
         rules, missing = read_texts(posts, events, spawner)
         return Evidence(
             question=question,
@@ -75,6 +78,7 @@ def collect(
             conntrack=conntrack,
             notes=(*notes, *missing, *(note for post in posts for note in post.notes)),
             elapsed_ms=(time.monotonic() - start) * 1000,
+            elements=elements,
         )
 
 
@@ -118,14 +122,23 @@ def _sightings(posts: Sequence[Post], signature: Signature) -> tuple[Sighting, .
     )
 
 
-def _read_events(posts: Sequence[Post], notes: list[str]) -> tuple[RuleEvent, ...]:
+def _read_events(
+    posts: Sequence[Post], sightings: Sequence[Sighting], notes: list[str]
+) -> tuple[tuple[RuleEvent, ...], Mapping[int, str]]:
+    """All events, and by their position the elements that decided."""
     events: list[RuleEvent] = []
+    elements: dict[int, str] = {}
     for post in posts:
         try:
-            events += read_events(post)
+            mine = read_events(post)
+            first = len(events)
+            events += mine
+            flows = dict.fromkeys(flow for one in sightings if one.place == post.place for flow in _flow_of(one.frame))
+            went_to = {(parse_ip(to.destination)[1], struct.pack("!H", to.destination_port)) for _, to in flows}
+            elements.update({first + at: text for at, text in read_elements(post, mine, went_to).items()})
         except NetsimError as error:
             notes.append(f"rules of {post.place}: {error.message}")
-    return tuple(events)
+    return tuple(events), elements
 
 
 def _read_conntrack(

@@ -1,7 +1,7 @@
 """What was seen of one probe, before anybody makes sense of it: frames, rules, drops, its own socket. Pure data."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from netsim.observe.path import Question
@@ -76,6 +76,9 @@ class Evidence:
     conntrack: Mapping[str, tuple[str, ...]]  # place -> the probe's entries, as conntrack -L prints them
     notes: tuple[str, ...]  # what could not be looked at, and why
     elapsed_ms: float
+    elements: Mapping[int, str] = field(
+        default_factory=dict
+    )  # position in `events` -> the map or set element that decided
 
 
 class Reader(Protocol):
@@ -94,7 +97,9 @@ class Reader(Protocol):
         ...
 
     def link(self, place: str, interface: str) -> str:
-        """The interface, as `ip -o link show dev` prints it; "" if there is none."""
+        """The interface in the words of `ip link`: "7: veth1@if2 veth mtu 1500 link/ether 0a:58:... master cni0
+        NO-CARRIER"; "" if there is none.
+        """
         ...
 
     def setting(self, place: str, name: str) -> str:
