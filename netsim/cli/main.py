@@ -31,6 +31,7 @@ _COMMANDS = {
     "get": "get.get",
     "describe": "describe.describe",
     "logs": "logs.logs",
+    "trace": "trace.trace",
     "rules": "rules.rules",
     "capture": "capture.capture",
     "exec": "processes.exec_command",

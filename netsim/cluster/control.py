@@ -45,6 +45,8 @@ class ControlTarget(Protocol):
 
     async def rules(self, service: str, node: str | None) -> dict[str, Any]: ...
 
+    async def trace(self, request: dict[str, Any]) -> dict[str, Any]: ...
+
     async def change_faults(self, action: str, request: dict[str, Any]) -> dict[str, Any]: ...
 
     def status(self) -> dict[str, Any]: ...
@@ -70,6 +72,7 @@ class ControlServer:
             "proxy-mode": self._proxy_mode,
             "fault": self._fault,
             "rules": self._rules,
+            "trace": self._trace,
         }
 
     async def run(self) -> None:
@@ -182,6 +185,9 @@ class ControlServer:
 
     async def _rules(self, message: dict[str, Any]) -> Reply:
         return await self._target.rules(message["service"], message["node"]), []
+
+    async def _trace(self, message: dict[str, Any]) -> Reply:
+        return await self._target.trace(message["request"]), []
 
     async def _fault(self, message: dict[str, Any]) -> Reply:
         return await self._target.change_faults(message["action"], message["request"]), []

@@ -30,6 +30,7 @@ from netsim.cluster.launch import launch, stop
 from netsim.cluster.loop import BackgroundLoop
 from netsim.cluster.state import StateDir, find_state, state_root
 from netsim.cluster.topology import make_config
+from netsim.cluster.tracing_client import Tracing
 from netsim.model.errors import NetsimError, TimeoutExpired
 from netsim.model.kinds import find_kind
 from netsim.model.manifests import SourceObject, parse_manifests
@@ -99,7 +100,7 @@ def attach(name: str | None = None) -> "Cluster":
     return Cluster(state, state.read_status())
 
 
-class Cluster(Explaining, Capturing, Breaking):
+class Cluster(Tracing, Explaining, Capturing, Breaking):
     """A running cluster. As a context manager it is taken down at the end."""
 
     def __init__(self, state: StateDir, status: Mapping[str, Any], owner_fd: int = -1) -> None:

@@ -97,6 +97,12 @@ class Places:
         """What serves a Service, as ``netsim rules`` has it."""
         return dump_rules(await service_rules(self._runtime, self, service, node))
 
+    async def trace(self, request: dict[str, Any]) -> dict[str, Any]:
+        """One probe's path, as ``netsim trace -o json`` has it."""
+        from netsim.cluster.tracing import trace  # what it needs is loaded by the first trace, not by every start
+
+        return await trace(self._runtime, self, request)
+
     async def change_faults(self, action: str, request: dict[str, Any]) -> dict[str, Any]:
         """Make, list or undo faults."""
         return await self._runtime.faulting.answer(action, request)

@@ -92,10 +92,12 @@ def _decode_frame(frame: bytes, *, inside: bool) -> Decoded | None:
     decoded = _decode_ip(frame[offset + 2 :], version, inside=inside)
     if decoded is None:
         return None
-    macs = {"destination_mac": _mac(frame[0:6]), "source_mac": _mac(frame[6:12])}
-    if decoded.packet.outer is not None:  # the addresses of this frame are the outer packet's
-        return replace(decoded, packet=replace(decoded.packet, outer=replace(decoded.packet.outer, **macs)))
-    return replace(decoded, packet=replace(decoded.packet, **macs))
+    packet, to, by = decoded.packet, _mac(frame[0:6]), _mac(frame[6:12])
+    if packet.outer is not None:  # the addresses of this frame are the outer packet's
+        packet = replace(packet, outer=replace(packet.outer, source_mac=by, destination_mac=to))
+    else:
+        packet = replace(packet, source_mac=by, destination_mac=to)
+    return replace(decoded, packet=packet)
 
 
 def _decode_ip(data: bytes, version: int, *, inside: bool) -> Decoded | None:

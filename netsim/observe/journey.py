@@ -153,7 +153,7 @@ def _goes_on(stay: Stay, one: Traced) -> bool:
     previous = last.traced[-1]
     if previous.decoded.identification != one.decoded.identification:
         return False
-    return before != after or previous.event.packet_id == one.event.packet_id or one.event.packet_id == 0
+    return before != after or one.event.packet_id in (previous.event.packet_id, 0)
 
 
 def _join_stays(passes: list[Pass], stays: Sequence[Stay]) -> list[Pass]:

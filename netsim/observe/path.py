@@ -95,6 +95,7 @@ class Question:
     protocol: Literal["tcp", "udp", "icmp"]
     address: str  # the address the probe was sent to
     port: int = 0  # 0 for icmp
+    size: int = 0  # bytes that a udp or icmp probe carries; 0: as many as it is known by
 
 
 @dataclass(frozen=True, slots=True)

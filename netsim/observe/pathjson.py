@@ -6,13 +6,12 @@ its schema; docs/trace.md explains it.
 
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
-from functools import cache
 from typing import Any, TypeVar
 
 from netsim.observe.path import Hop, Packet, Path, Question, RuleHit, Verdict
+from netsim.observe.spread import Spread
 
 T = TypeVar("T")
-_Kind = Packet | RuleHit | Hop | Verdict | Question | Path
 
 # Fields that hold one of these, or a tuple of them; all others hold text, numbers or plain containers.
 _NESTED: dict[tuple[type, str], type] = {
@@ -29,7 +28,7 @@ _ALWAYS = frozenset({"hops", "notes", "names"})  # there also when empty, so tha
 
 def render_path(path: Path) -> dict[str, Any]:
     """A path as JSON has it."""
-    return _render(path)
+    return _render_fields(path)
 
 
 def parse_path(document: Mapping[str, Any]) -> Path:
@@ -37,14 +36,28 @@ def parse_path(document: Mapping[str, Any]) -> Path:
     return _parse(Path, document)
 
 
+def render_spread(spread: Spread) -> dict[str, Any]:
+    """Several probes: how they went together, and each way that was taken with how often it was."""
+    return {
+        "probes": spread.count,
+        "outcomes": spread.outcomes,
+        "answeredBy": spread.answered_by,
+        "ways": [{"count": group.count, "path": render_path(group.path)} for group in spread.groups],
+    }
+
+
+def _render_fields(value: Any) -> dict[str, Any]:
+    rendered = {}
+    for field, key in _keys(type(value)):
+        content = getattr(value, field.name)
+        if field.name in _ALWAYS or content != _default(field):
+            rendered[key] = _render(content)
+    return rendered
+
+
 def _render(value: Any) -> Any:
     if isinstance(value, Packet | RuleHit | Hop | Verdict | Question | Path):
-        rendered = {}
-        for field, key in _keys(type(value)):
-            content = getattr(value, field.name)
-            if field.name in _ALWAYS or content != _default(field):
-                rendered[key] = _render(content)
-        return rendered
+        return _render_fields(value)
     if isinstance(value, tuple):
         return [_render(item) for item in value]
     return dict(value) if isinstance(value, Mapping) else value
@@ -64,8 +77,7 @@ def _parse(kind: type[T], document: Mapping[str, Any]) -> T:
     return kind(**arguments)
 
 
-@cache
-def _keys(kind: type) -> tuple[tuple[Field[Any], str], ...]:
+def _keys(kind: Any) -> tuple[tuple[Field[Any], str], ...]:
     return tuple((field, _camel(field.name)) for field in fields(kind))
 
 

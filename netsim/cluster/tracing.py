@@ -1,0 +1,107 @@
+"""``netsim trace`` in the cluster process, which has every namespace: the probe is sent and watched from a thread."""
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from netsim.cluster.observing import find_place, map_places, name_all, resolve
+from netsim.kernel.netns import Netns
+from netsim.model.errors import NetsimError, UsageError
+from netsim.model.target import PROTOCOLS, Destination, Protocol, parse_target
+from netsim.model.where import Where, parse_where
+from netsim.observe.assemble import assemble
+from netsim.observe.collect import collect
+from netsim.observe.path import Path, Question
+from netsim.observe.pathjson import render_path
+from netsim.observe.reader import KernelReader
+
+if TYPE_CHECKING:
+    from netsim.cluster.places import Places
+    from netsim.cluster.runtime import Runtime
+
+MAX_TIMEOUT_S = 60.0
+MAX_SIZE_BYTES = 65000
+# Each place costs a packet ring and a rule table for the time of the trace; beyond this many pods only those are
+# watched that the packet is likely to come by.
+MAX_PODS = 100
+
+
+async def trace(runtime: "Runtime", places: "Places", request: dict[str, Any]) -> dict[str, Any]:
+    """Send one probe and return its path as JSON has it. Raises UsageError, ApiError, NetsimError."""
+    return await asyncio.to_thread(_trace, runtime, places, request)
+
+
+def _trace(runtime: "Runtime", places: "Places", request: dict[str, Any]) -> dict[str, Any]:
+    where, target = parse_where(request["from"]), parse_target(request["to"])
+    protocol = _check_protocol(request.get("protocol"))
+    timeout_s, size = float(request["timeout_s"]), int(request.get("size") or 0)
+    check_limits(timeout_s, size)
+    every = map_places(runtime)
+    source = find_place(runtime, every, where)
+    family = request.get("family") or _family_of(target.address)
+    destination = resolve(runtime, places, target, protocol, family)
+    if size and destination.protocol == "tcp":
+        raise UsageError("a TCP probe is a handshake, which carries nothing", hint="--size goes with udp and icmp")
+    question = Question(source, str(target), destination.protocol, destination.address, destination.port, size)
+    chosen, notes = choose_places(every, source, find_likely(runtime, destination, target.place))
+    spawner = runtime.spawner
+    evidence = collect(question, chosen, source, timeout_s=timeout_s, spawner=spawner)
+    path = assemble(evidence, KernelReader(chosen), name_all(runtime, chosen))
+    return render_path(_with_notes(path, notes))
+
+
+def check_limits(timeout_s: float, size: int = 0) -> None:
+    """Raises UsageError."""
+    if not 0 < timeout_s <= MAX_TIMEOUT_S:
+        raise UsageError(f"a probe can be waited for up to {MAX_TIMEOUT_S:g} s, not {timeout_s:g} s")
+    if not 0 <= size <= MAX_SIZE_BYTES:
+        raise UsageError(f"a probe can be 0 to {MAX_SIZE_BYTES} bytes large, not {size}")
+
+
+def find_likely(runtime: "Runtime", destination: Destination, place: Where | None) -> set[str]:
+    """The pods that a packet for this destination is meant for: endpoints of whatever Service has that port."""
+    from netsim.model.kinds import ENDPOINT_SLICE  # only where there are more pods than can be watched
+
+    found = {str(place)} if place is not None else set()
+    for piece in runtime.informers.of(ENDPOINT_SLICE).items():
+        namespace = piece["metadata"].get("namespace", "default")
+        for endpoint in piece.get("endpoints") or ():
+            reference = endpoint.get("targetRef") or {}
+            if reference.get("kind") == "Pod":
+                found.add(f"pod/{reference.get('namespace', namespace)}/{reference['name']}")
+    return found
+
+
+def choose_places(
+    every: dict[str, Netns], source: str, likely: set[str], limit: int = MAX_PODS
+) -> tuple[dict[str, Netns], list[str]]:
+    """Those that are watched, and a note where that is not all."""
+    pods = [place for place in every if place.startswith("pod/")]
+    if len(pods) <= limit:
+        return every, []
+    kept = [p for p in pods if p == source] + [p for p in pods if p in likely and p != source]
+    kept = kept[:limit]
+    chosen = {place: netns for place, netns in every.items() if not place.startswith("pod/")}
+    note = f"{len(kept)} of {len(pods)} pods were watched: the source, and endpoints of Services"
+    return chosen | {place: every[place] for place in kept}, [note]
+
+
+def _family_of(address: str) -> int | None:
+    if not address:
+        return None
+    return 6 if ":" in address else 4
+
+
+def _check_protocol(word: str | None) -> Protocol | None:
+    found = next((known for known in PROTOCOLS if known == word), None)
+    if word is not None and found is None:
+        raise UsageError(f'"{word}" is no protocol of a probe', hint=f"one of {', '.join(PROTOCOLS)}")
+    return found
+
+
+def _with_notes(path: Path, notes: list[str]) -> Path:
+    from dataclasses import replace
+
+    return replace(path, notes=(*notes, *path.notes)) if notes else path
+
+
+__all__ = ["NetsimError", "check_limits", "choose_places", "trace"]

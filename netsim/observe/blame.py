@@ -1,0 +1,263 @@
+"""Where a probe was lost, and by what, when no rule says it. Pure but for the Reader.
+
+The kernel's own drop reason is the best witness, but it is heard only where the drop happened while the prober's thread
+was sending. So everything that can be asked of the kernel afterwards is asked as well: links, settings, routes,
+neighbours.
+"""
+
+import re
+
+from netsim.observe.case import Case
+from netsim.observe.path import Hop, Packet, Verdict
+from netsim.observe.reasons import describe_reason, name_reason
+
+_DEAD_NEIGHBOURS = ("FAILED", "INCOMPLETE")
+_NO_WAY = ("unreachable", "prohibit", "blackhole", "throw")
+_VIA = re.compile(r"\bvia (?:inet6? )?(\S+)")
+_DEV = re.compile(r"\bdev (\S+)")
+_MAC = re.compile(r"\blink/ether (\S+)")
+_MTU = re.compile(r"\bmtu (\d+)")
+_FORWARDING = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
+
+
+def blame_silence(case: Case) -> Verdict:
+    """The verdict on a probe that nothing answered, and that no rule dropped."""
+    end = case.end
+    if not case.there:
+        return _blame_start(case)
+    if end.leg == "back" and end.place == case.question.source and _is_incoming(case, end.place):
+        return _blame_answer(case)
+    if _is_incoming(case, end.place):
+        return _blame_arrival(case)
+    return _blame_departure(case)
+
+
+def blame_route(case: Case, place: str) -> Verdict | None:
+    """No route, one that leads nowhere, or a next hop that does not answer; None if all of that is well."""
+    header = header_of(case.end.packet)
+    came_by = _last_interface(case, place, "in")
+    route = case.reader.route(place, header.source, header.destination, interface_in=came_by)
+    look = f"netsim exec {place} -- ip route get {header.destination}"
+    if not route:
+        return Verdict("no route", place, f"no route to {header.destination}", look)
+    if route.split()[0] in _NO_WAY:
+        return Verdict("no route", place, f"route: {route}", look)
+    device, gateway = _DEV.search(route), _VIA.search(route)
+    if route.startswith("local ") or device is None or device[1] == "lo":
+        return None
+    next_hop = gateway[1] if gateway else header.destination
+    entry = case.reader.neighbour(place, next_hop, device[1])
+    if entry.endswith(_DEAD_NEIGHBOURS):
+        cause = f"no neighbour answers for {next_hop} on {device[1]} (its entry is {entry.split()[-1]})"
+        return Verdict("no route", place, cause, f"netsim exec {place} -- ip neighbour")
+    return None
+
+
+def blame_size(case: Case, place: str) -> Verdict:
+    """Too large for the next link, and not to be cut into pieces."""
+    packet = case.packet_at_end("there")
+    came_by = _last_interface(case, place, "in")
+    header = header_of(packet)
+    route = case.reader.route(place, header.source, header.destination, interface_in=came_by)
+    device = _DEV.search(route)
+    mtu = _MTU.search(case.reader.link(place, device[1])) if device else None
+    size = f"{packet.length} bytes are" if packet.length else "it is"
+    cause = f"{size} more than the MTU" + (f" of {device[1]}, {mtu[1]}" if device and mtu else "")
+    return Verdict("dropped", place, cause, f"netsim exec {place} -- ip link; its senders should have that MTU too")
+
+
+def header_of(packet: Packet) -> Packet:
+    """The header that the place it is in goes by: the tunnel's where there is one."""
+    return packet.outer if packet.outer is not None else packet
+
+
+def _blame_start(case: Case) -> Verdict:
+    source = case.question.source
+    found = blame_route(case, source)
+    if found is not None:
+        return found
+    dropped = _blame_drop(case, source)
+    return dropped or Verdict("dropped", source, "no interface of it sent anything, and no rule says why")
+
+
+def _blame_answer(case: Case) -> Verdict:
+    """The answer came to the source, and yet the probe's socket did not get it."""
+    source, packet = case.question.source, case.end.packet
+    wanted, first = case.question, case.there[0].packet
+    dropped = _blame_drop(case, source)
+    if packet.source != wanted.address or packet.source_port not in (wanted.port, first.destination_port):
+        cause = (
+            f"the answer came from {packet.source} port {packet.source_port}, not from {wanted.address} port "
+            f"{wanted.port}: nobody on its way back translated its source again"
+        )
+        nodes = list(dict.fromkeys(hop.place for hop in case.there if hop.rewrite == "dnat"))
+        if nodes and all(case.reader.setting(node, _bridge_setting(packet)) == "0" for node in nodes):
+            cause += f"; {_bridge_setting(packet)} is 0 on {', '.join(nodes)}, so bridged answers pass no rules"
+        return Verdict("dropped", source, cause, f"sysctl {_bridge_setting(packet)} on the node should be 1")
+    return dropped or Verdict("dropped", source, "the answer came, and no socket took it")
+
+
+def _blame_arrival(case: Case) -> Verdict:
+    """It was last seen coming into a place."""
+    end = case.end
+    place, header = end.place, header_of(end.packet)
+    came_by = _last_interface(case, place, "in")
+    misled = _blame_link_address(case, place, came_by)
+    if misled is not None:
+        return misled
+    if header.destination in case.reader.addresses(place):
+        return _blame_delivery(case, place, came_by)
+    dropped = _blame_drop(case, place)
+    if dropped is not None and name_reason(_drop_name(case)) not in ("NETFILTER_DROP", "IP_INADDRERRORS"):
+        return dropped
+    name = _FORWARDING[6 if ":" in header.destination else 4]
+    if case.reader.setting(place, name) == "0":
+        return Verdict(
+            "dropped", place, f"{name} is 0: it does not forward", f"netsim exec {place} -- sysctl -w {name}=1"
+        )
+    return (
+        _blame_reverse_path(case, place, came_by)
+        or blame_route(case, place)
+        or _blame_conntrack(case, place)
+        or dropped
+        or Verdict("no reply", place, f"it came by {came_by} and did not go on; nothing says why")
+    )
+
+
+def _blame_delivery(case: Case, place: str, came_by: str) -> Verdict:
+    """It was for this place."""
+    header = header_of(case.end.packet)
+    reverse = _blame_reverse_path(case, place, came_by)
+    if reverse is not None:
+        return reverse
+    dropped = _blame_drop(case, place)
+    if dropped is not None and _drop_name(case) != "NO_SOCKET":
+        return _blame_conntrack(case, place) or dropped
+    back = case.reader.route(place, header.destination, header.source)
+    if not back or back.split()[0] in _NO_WAY:
+        cause = f"no route back to {header.source}" + (f": {back}" if back else "")
+        return Verdict("no route", place, cause, f"netsim exec {place} -- ip route get {header.source}")
+    full = _blame_conntrack(case, place)
+    if full is not None:
+        return full
+    dead = _blame_way_back(case, place, back)
+    if dead is not None:
+        return dead
+    port = f" port {header.destination_port}" if case.question.protocol != "icmp" else ""
+    cause = f"it arrived at {header.destination}{port}, and nothing was sent back"
+    return Verdict("no reply", place, cause, f"netsim exec {place} -- ss -lntu shows who listens")
+
+
+def _blame_way_back(case: Case, place: str, route: str) -> Verdict | None:
+    header = header_of(case.end.packet)
+    device, gateway = _DEV.search(route), _VIA.search(route)
+    if device is None or device[1] == "lo":
+        return None
+    next_hop = gateway[1] if gateway else header.source
+    entry = case.reader.neighbour(place, next_hop, device[1])
+    if not entry.endswith(_DEAD_NEIGHBOURS):
+        return None
+    cause = f"the way back: no neighbour answers for {next_hop} on {device[1]} (its entry is {entry.split()[-1]})"
+    return Verdict("no route", place, cause, f"netsim exec {place} -- ip route; the gateway may be the wrong one")
+
+
+def _blame_departure(case: Case) -> Verdict:
+    """It was last seen leaving a place."""
+    place = case.end.place
+    left_by = _last_interface(case, place, "out")
+    dropped = _blame_drop(case, place)
+    if dropped is not None:
+        return dropped
+    link = case.reader.link(place, left_by)
+    if "NO-CARRIER" in link or "state DOWN" in link:
+        return Verdict(
+            "dropped", place, f"{left_by} has no carrier: its other end is down", f"netsim exec {place} -- ip link"
+        )
+    if "vxlan" in left_by or " vxlan " in link:
+        mac = case.end.packet.destination_mac
+        cause = f"{left_by} has no forwarding entry for {mac}, or no way to its node"
+        return Verdict("dropped", place, cause, f"netsim exec {place} -- bridge fdb show dev {left_by}")
+    mac = case.end.packet.destination_mac
+    cause = f"{left_by} sent it to {mac}, and nobody was seen to get it"
+    return Verdict("dropped", place, cause, f"netsim exec {place} -- ip neighbour")
+
+
+def _blame_link_address(case: Case, place: str, interface: str) -> Verdict | None:
+    """The frame was for another host's link address: the sender's neighbour entry is wrong."""
+    mac = (case.end.packet.outer or case.end.packet).destination_mac or _last_mac(case)
+    link = case.reader.link(place, interface)
+    own = _MAC.search(link)
+    if not mac or own is None or own[1] == mac or " master " in link or int(mac[:2], 16) & 1:
+        return None
+    sender = next((hop for hop in reversed([*case.there, *case.back]) if hop.kind == "route"), None)
+    if sender is None:
+        return None
+    device, gateway = _DEV.search(sender.route), _VIA.search(sender.route)
+    next_hop = gateway[1] if gateway else header_of(sender.packet).destination
+    entry = case.reader.neighbour(sender.place, next_hop, device[1] if device else "")
+    cause = f"the frame was for {mac}, which is not the link address of {place} ({own[1]}): neighbour entry {entry!r}"
+    return Verdict("dropped", sender.place, cause, f"netsim exec {sender.place} -- ip neighbour show {next_hop}")
+
+
+def _blame_reverse_path(case: Case, place: str, came_by: str) -> Verdict | None:
+    """Strict reverse path filtering, from the settings (RFC 3704): the larger of all and the interface's counts."""
+    header = header_of(case.end.packet)
+    if ":" in header.source:
+        return None
+    values = {name: case.reader.setting(place, f"net/ipv4/conf/{name}/rp_filter") for name in ("all", came_by)}
+    mode = max((int(value) for value in values.values() if value.isdigit()), default=0)
+    if mode == 0:
+        return None
+    back = case.reader.route(place, "", header.source)
+    device = _DEV.search(back)
+    wrong = device is None if mode == 2 else device is None or device[1] != came_by
+    if not wrong:
+        return None
+    leads = f"by {device[1]}" if device else "nowhere"
+    cause = f"reverse path filter: it came by {came_by}, and the route back to {header.source} leads {leads}"
+    return Verdict("dropped", place, cause, f"netsim exec {place} -- sysctl net.ipv4.conf.{came_by}.rp_filter")
+
+
+def _blame_conntrack(case: Case, place: str) -> Verdict | None:
+    count, limit = (
+        case.reader.setting(place, f"net.netfilter.nf_conntrack_{name}").strip() for name in ("count", "max")
+    )
+    if not (count.isdigit() and limit.isdigit() and int(limit) and int(count) >= int(limit)):
+        return None
+    cause = f"the connection tracking table is full ({count} of {limit})"
+    return Verdict("dropped", place, cause, f"netsim exec {place} -- sysctl net.netfilter.nf_conntrack_max")
+
+
+def _blame_drop(case: Case, place: str) -> Verdict | None:
+    drop = case.drop_after_end()
+    if drop is None:
+        return None
+    cause = describe_reason(drop.reason, drop.function)
+    if name_reason(drop.reason) == "NETFILTER_DROP":
+        cause += ", and no traced rule says so"
+    return Verdict("dropped", place, cause)
+
+
+def _drop_name(case: Case) -> str:
+    drop = case.drop_after_end()
+    return name_reason(drop.reason) if drop is not None else ""
+
+
+def _is_incoming(case: Case, place: str) -> bool:
+    """Whether it stayed in ``place``: what was last seen there is not its leaving."""
+    last = case.passed[-1] if case.passed else None
+    return last is not None and last.place == place and last.direction == "in"
+
+
+def _last_interface(case: Case, place: str, direction: str) -> str:
+    found = [hop for hop in case.passed if hop.place == place and hop.direction == direction]
+    return found[-1].interface if found else ""
+
+
+def _last_mac(case: Case) -> str:
+    last: Hop | None = case.passed[-1] if case.passed else None
+    return header_of(last.packet).destination_mac if last is not None else ""
+
+
+def _bridge_setting(packet: Packet) -> str:
+    return f"net.bridge.bridge-nf-call-{'ip6tables' if ':' in packet.source else 'iptables'}"

@@ -1,0 +1,89 @@
+"""Copies of a frame that a bridge sent to more than it was for, taken out of a packet's way. Pure but for the Reader.
+
+A bridge that has not learned a link address sends the frame out of every port (IEEE 802.1Q, 8.8.8): all hear it, one
+takes it, and the way goes on there. The others are no part of it.
+"""
+
+import re
+from collections.abc import Sequence
+
+from netsim.observe.evidence import Reader
+from netsim.observe.flow import Seen
+from netsim.observe.journey import Pass
+
+_MAC = re.compile(r"\blink/ether (\S+)")
+_INDEX = re.compile(r"^(\d+): ")
+_PEER = re.compile(r"@if(\d+)\b")
+
+
+class Links:
+    """`Reader.link`, asked once for each interface."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._known: dict[tuple[str, str], str] = {}
+
+    def __call__(self, place: str, interface: str) -> str:
+        key = (place, interface)
+        if key not in self._known:
+            self._known[key] = self._reader.link(place, interface)
+        return self._known[key]
+
+
+def without_copies(passes: Sequence[Pass], reader: Reader) -> tuple[Pass, ...]:
+    """The passes of one leg without places that merely heard it, and without ports that lead to those."""
+    links = Links(reader)
+    overheard = [one for one in passes if is_overheard(one, links)]
+    if overheard and len(overheard) == len([one for one in passes if not one.outs]):
+        overheard = overheard[1:] if passes[-1] in overheard else overheard  # nobody took it: that is where it was lost
+    kept = [one for one in passes if one not in overheard]
+    for number, one in enumerate(kept):
+        follower = kept[number + 1] if number + 1 < len(kept) else None
+        _keep_port(one, follower, links)
+    return _joined(kept)
+
+
+def is_overheard(one: Pass, links: Links) -> bool:
+    """Whether the place only heard a frame for somebody else's link address."""
+    if one.outs or not one.ins:
+        return False
+    last = one.ins[-1]
+    header = last.packet.outer or last.packet
+    link = links(one.place, last.sighting.interface)
+    own, mac = _MAC.search(link), header.destination_mac
+    if own is None or not mac or " master " in link or int(mac[:2], 16) & 1:
+        return False
+    return own[1] != mac
+
+
+def _keep_port(one: Pass, follower: Pass | None, links: Links) -> None:
+    """Of several ports a bridge sent it out of, the one that leads to where it went on."""
+    ports = [seen for seen in one.outs if " master " in links(one.place, seen.sighting.interface)]
+    if len(ports) < 2:
+        return
+    wanted = _find_port(one, ports, follower, links) or ports[0]
+    one.outs = [seen for seen in one.outs if seen not in ports or seen is wanted]
+
+
+def _find_port(one: Pass, ports: Sequence[Seen], follower: Pass | None, links: Links) -> Seen | None:
+    if follower is None or not follower.ins:
+        return None
+    peer = _PEER.search(links(follower.place, follower.ins[0].sighting.interface))
+    for seen in ports:
+        index = _INDEX.match(links(one.place, seen.sighting.interface))
+        if peer is not None and index is not None and index[1] == peer[1]:
+            return seen
+    return None
+
+
+def _joined(passes: Sequence[Pass]) -> tuple[Pass, ...]:
+    """Passes of one stay that a copy's arrival elsewhere had cut in two."""
+    joined: list[Pass] = []
+    for one in passes:
+        last = joined[-1] if joined else None
+        if last is not None and last.place == one.place and last.outer == one.outer and not one.ins and last.ins:
+            last.outs += one.outs
+            last.stay = last.stay or one.stay
+            continue
+        joined.append(one)
+    return tuple(joined)

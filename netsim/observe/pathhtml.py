@@ -1,0 +1,5 @@
+from netsim.observe.spread import Spread
+
+
+def render_html(spread: Spread) -> str:
+    return ""
