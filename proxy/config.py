@@ -139,7 +139,7 @@ def check_proxy_config(config: ProxyConfig) -> ProxyConfig:
     timeouts = config.ipvs_timeouts
     for name, seconds in (("tcp", timeouts.tcp_s), ("tcpFin", timeouts.tcp_fin_s), ("udp", timeouts.udp_s)):
         if not 0 <= seconds <= IPVS_TIMEOUT_MAX_S:
-            raise InputError(f"ipvs.{name}Timeout: {seconds:g} s is not in [0, {IPVS_TIMEOUT_MAX_S}]")
+            raise InputError(f"ipvs.{name}Timeout: {seconds:.0f} s is not in [0, {IPVS_TIMEOUT_MAX_S}]")
     if config.min_sync_period_s < 0 or config.sync_period_s <= 0:
         raise InputError("syncPeriod must be greater than 0, minSyncPeriod not less than 0")
     return config

@@ -5,9 +5,9 @@ keeps nothing about a node itself: what a node has is in the plan's ``state``, w
 next change once the plan has been applied. A plan that failed is forgotten, and the node is planned in full.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from proxy.config import FamilyView
 from proxy.servicemap import ServicePortName, Snapshot
@@ -48,6 +48,21 @@ class Target(Protocol):
 
     async def is_intact(self, view: FamilyView) -> bool:
         """Whether the rules are still there; False when somebody flushed them."""
+        ...
+
+
+@runtime_checkable
+class AddressFollower(Protocol):
+    """A target whose plans depend on the addresses of the node's links, which change without the API knowing."""
+
+    def follow(self, family: int, changed: Callable[[], None]) -> None:
+        """Call ``changed`` in the running event loop when an address came or went, until `unfollow`."""
+        ...
+
+    def unfollow(self, family: int) -> None: ...
+
+    def has_moved(self, view: FamilyView) -> bool:
+        """Whether the node has other addresses than those of the plan applied last."""
         ...
 
 

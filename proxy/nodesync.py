@@ -16,7 +16,7 @@ from netsim.model.clock import Clock
 from netsim.model.errors import NetsimError
 from proxy.collector import collector_paused, keep_for_good
 from proxy.config import FamilyView, ProxyConfig
-from proxy.dialect import Dialect, Plan, Target
+from proxy.dialect import AddressFollower, Dialect, Plan, Target
 from proxy.servicemap import Change, Entry, ServicePortName, Snapshot
 from proxy.staleflows import Frontends, plan_frontends
 
@@ -90,6 +90,7 @@ class NodeSync:
         self._feed = feed
         self._dialect = dialect
         self._target = target
+        self._follower = target if isinstance(target, AddressFollower) else None
         self._cleaner = cleaner
         self._view = view
         self._clock = clock
@@ -161,7 +162,16 @@ class NodeSync:
         """Whether the node has the map of ``generation`` and what it should have of itself."""
         if self._stopped:
             return True
-        return self.state is not None and self.generation >= generation and self.view == self._view()
+        has = self.state is not None and self.generation >= generation and self.view == self._view()
+        return has and not self._has_moved()
+
+    def _has_moved(self) -> bool:
+        """Whether the node got or lost addresses that its rules depend on."""
+        return self.state is not None and self._follower is not None and self._follower.has_moved(self.view)
+
+    def _addresses_changed(self) -> None:
+        if self._has_moved():
+            self.wake()
 
     async def reach(self, generation: int) -> None:
         """Return when `is_current`, without regard to the least time between syncs.
@@ -180,6 +190,15 @@ class NodeSync:
 
     async def run(self) -> None:
         """Sync whenever there is something to do, until cancelled or stopped."""
+        if self._follower is not None:
+            self._follower.follow(self.view.family, self._addresses_changed)
+        try:
+            await self._run()
+        finally:
+            if self._follower is not None:
+                self._follower.unfollow(self.view.family)
+
+    async def _run(self) -> None:
         while not self._stopped:
             if not await self._wait_for(self._wake, self._idle_s()):
                 await self._check()
@@ -199,7 +218,7 @@ class NodeSync:
     async def _check(self) -> None:
         """Find out whether someone flushed our rules, or whether it is time for a full sync, and see to it."""
         due = self._clock.monotonic_s() - self._full_at_s >= self._config.full_sync_period_s
-        if self.state is not None and not due:
+        if self.state is not None and not due and not self._has_moved():
             async with self._gate:
                 if await self._target.is_intact(self.view):
                     return
@@ -218,6 +237,9 @@ class NodeSync:
         view = self._view()
         if view != self.view:
             self.view, self.state = view, None
+        if self._has_moved():
+            log.info("%s: the node's addresses changed; NodePorts follow them", self.view.node.name)
+            self.state = None
         full = self.state is None
         first = self.generation < 0
         try:

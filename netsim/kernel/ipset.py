@@ -39,6 +39,21 @@ class Ipset:
             raise self._error("save", done, "")
         return done.stdout.decode(errors="replace")
 
+    async def count_entries(self) -> dict[str, int]:
+        """How many entries each set has, without reading them. Raises KernelError."""
+        done = await self._run(("list", "-terse"))
+        if done.returncode:
+            raise self._error("list", done, "")
+        counts: dict[str, int] = {}
+        name = ""
+        for line in done.stdout.decode(errors="replace").splitlines():
+            key, _, value = line.partition(": ")
+            if key == "Name":
+                name = value
+            elif key == "Number of entries":
+                counts[name] = int(value)
+        return counts
+
     async def _run(self, arguments: tuple[str, ...], text: bytes = b"") -> Completed:
         environment = {"PATH": f"{os.environ.get('PATH', '')}:{_PATH}"}
         spec = ProcessSpec(("ipset", *arguments), env=environment, netns=self.ns)

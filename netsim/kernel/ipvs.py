@@ -14,7 +14,7 @@ from netsim.kernel.modules import load_module
 from netsim.kernel.rtnl_socket import Channel, SocketSource
 from netsim.kernel.rtnl_wire import Message, attribute, nested, u32
 from netsim.model.errors import FeatureMissing, KernelError
-from netsim.ruleset.ipvs import FLAG_PERSISTENT, RealServer, RealState, ServerKey, VirtualServer
+from netsim.ruleset.ipvs import FLAG_PERSISTENT, RealServer, RealState, ServerKey, Timeouts, VirtualServer
 
 _GENL = struct.Struct("=BBH")  # struct genlmsghdr: command, version, reserved
 _U16, _FLAGS, _PORT = struct.Struct("=H"), struct.Struct("=II"), struct.Struct(">H")
@@ -22,12 +22,14 @@ _NETLINK_GENERIC = 16  # Python does not name it on every version
 _GENL_ID_CTRL, _CTRL_GETFAMILY, _CTRL_FAMILY_ID, _CTRL_FAMILY_NAME = 0x10, 3, 1, 2
 _NEW_SERVICE, _SET_SERVICE, _DEL_SERVICE, _GET_SERVICE = 1, 2, 3, 4
 _NEW_DEST, _SET_DEST, _DEL_DEST, _GET_DEST = 5, 6, 7, 8
-_FLUSH = 17
+_SET_CONFIG, _GET_CONFIG, _FLUSH = 13, 14, 17
 _ATTR_SERVICE, _ATTR_DEST = 1, 2
+_ATTR_TIMEOUT_TCP, _ATTR_TIMEOUT_TCP_FIN, _ATTR_TIMEOUT_UDP = 4, 5, 6
 _SVC_AF, _SVC_PROTOCOL, _SVC_ADDR, _SVC_PORT, _SVC_FWMARK = 1, 2, 3, 4, 5
 _SVC_SCHEDULER, _SVC_FLAGS, _SVC_TIMEOUT, _SVC_NETMASK = 6, 7, 8, 9
 _DEST_ADDR, _DEST_PORT, _DEST_METHOD, _DEST_WEIGHT, _DEST_UPPER, _DEST_LOWER = 1, 2, 3, 4, 5, 6
 _DEST_ACTIVE, _DEST_INACTIVE, _DEST_FAMILY = 7, 8, 11
+_TIMEOUTS = (_ATTR_TIMEOUT_TCP, _ATTR_TIMEOUT_TCP_FIN, _ATTR_TIMEOUT_UDP)
 _METHOD_MASQ = 0
 _FLAG_HASHED = 0x0002  # the kernel's own
 _PROTOCOLS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP, "sctp": socket.IPPROTO_SCTP}
@@ -75,12 +77,22 @@ class Ipvs(Channel):
         answers = self.query(self._family, body, "ipvsadm -L")
         return dict(filter(None, map(_parse_service, answers)))
 
+    def count_servers(self) -> int:
+        """How many virtual servers there are, of all families, without reading what they are."""
+        return len(self.query(self._family, _GENL.pack(_GET_SERVICE, 1, 0), "ipvsadm -L"))
+
     def reals(self, key: ServerKey) -> dict[RealServer, RealState]:
         """The real servers of one virtual server. Raises KernelError when there is no such virtual server."""
         body = _GENL.pack(_GET_DEST, 1, 0) + _key(key)
         family = _family_of(key.address)
         answers = self.query(self._family, body, f"ipvsadm -L {key}")
         return dict(_parse_dest(answer, family) for answer in answers)
+
+    def timeouts(self) -> Timeouts:
+        """How long idle connections are remembered."""
+        body = _GENL.pack(_GET_CONFIG, 1, 0)
+        found = wire.parse_attributes(self.query(self._family, body, "ipvsadm -L --timeout", dump=False)[0], _GENL.size)
+        return Timeouts(*(_number(found, kind) for kind in _TIMEOUTS))
 
     def run(self, messages: Sequence[Message], *, ignore: Iterable[int] = ()) -> list[int]:
         """Send all; the positions of those refused with an errno in ``ignore``. Raises BatchError for others."""
@@ -127,6 +139,12 @@ def set_real(key: ServerKey, real: RealServer, weight: int) -> Message:
 def del_real(key: ServerKey, real: RealServer) -> Message:
     """A real server goes at once."""
     return _message(_DEL_DEST, _key(key) + _dest(real, None), f"ipvsadm -d {key} {real}")
+
+
+def set_timeouts(timeouts: Timeouts) -> Message:
+    """How long idle connections are remembered from now on; 0 leaves one as it is."""
+    body = b"".join(u32(kind, seconds) for kind, seconds in zip(_TIMEOUTS, timeouts, strict=True))
+    return _message(_SET_CONFIG, body, f"ipvsadm --set {' '.join(map(str, timeouts))}")
 
 
 def flush() -> Message:

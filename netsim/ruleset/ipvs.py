@@ -56,5 +56,13 @@ class RealState(NamedTuple):
         return self.active + self.inactive == 0
 
 
+class Timeouts(NamedTuple):
+    """Whole seconds; 0, when they are set: as it is."""
+
+    tcp_s: int = 0
+    tcp_fin_s: int = 0  # after a FIN
+    udp_s: int = 0
+
+
 def _join(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -87,7 +87,7 @@ class IpvsDialect:
 
     def plan_full(self, snapshot: Snapshot, view: FamilyView, existing: Existing) -> Plan[NodeState]:
         """Everything that ``existing`` lacks or has otherwise; every other virtual server of the node goes, as with
-        upstream.
+        upstream, unless its address is in one of excludeCIDRs.
         """
         local_ips = choose_local_ips(view, existing.local_ips)
         blocks = {name: make_block(entry, view, local_ips) for name, entry in snapshot.entries.items()}
@@ -96,9 +96,11 @@ class IpvsDialect:
             for key, server in block.servers.items():
                 wanted.setdefault(key, server)
         state = NodeState(blocks, wanted, local_ips, _count(blocks.values()))
+        excluded = view.config.ipvs_exclude_cidrs
         have = {
             key: Server(virtual, tuple(real for real, at in reals.items() if at.weight))
             for key, (virtual, reals) in existing.servers.items()
+            if key in wanted or not any(contains(cidr, key.address) for cidr in excluded)
         }
         operations = _operations(wanted, have)
         # Real servers at weight 0 that are not wanted were on their way out when a proxy before this one ended.

@@ -95,6 +95,11 @@ def render_changes(create: bool, gone: Iterable[Entry], come: Iterable[Entry], f
     return "".join(f"{line}\n" for line in lines)
 
 
+def choose_counts(counts: Mapping[str, int], family: int) -> dict[str, int]:
+    """Of the numbers of entries of all sets those of ours of one family, by their IPv4 names."""
+    return {name: counts[own] for name in TYPES if (own := set_name(name, family)) in counts}
+
+
 def parse_save(text: str, family: int) -> dict[str, frozenset[str]]:
     """Of ``ipset save``'s output our sets of one family, by their IPv4 names, with their elements.
 

@@ -6,14 +6,28 @@ packet. Those on their way out are looked at in each sync and each check (30 s).
 Source: kubernetes pkg/proxy/ipvs/graceful_termination.go, proxier.go (NewProxier, sysctls).
 """
 
+import asyncio
 import errno
 import logging
+import os
 import socket
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from netsim.kernel.address_events import AddressEvents
 from netsim.kernel.ipset import Ipset
 from netsim.kernel.iptables import Backend, Iptables
-from netsim.kernel.ipvs import Ipvs, del_real, del_server, load_scheduler, new_real, new_server, set_real, set_server
+from netsim.kernel.ipvs import (
+    Ipvs,
+    del_real,
+    del_server,
+    load_scheduler,
+    new_real,
+    new_server,
+    set_real,
+    set_server,
+    set_timeouts,
+)
 from netsim.kernel.netns import Netns, run_in
 from netsim.kernel.process import Spawner
 from netsim.kernel.rtnl import Rtnl, del_address, del_link, new_address, new_dummy
@@ -22,21 +36,19 @@ from netsim.kernel.rtnl_wire import Message
 from netsim.kernel.sysctl import write_sysctls
 from netsim.model.errors import FeatureMissing, KernelError
 from netsim.ruleset.iptables import parse_save
-from netsim.ruleset.ipvs import RealServer, ServerKey
+from netsim.ruleset.ipvs import RealServer, RealState, ServerKey, Timeouts, VirtualServer
 from proxy.config import FamilyView, ProxyConfig
 from proxy.dialect import Plan
 from proxy.ipvs import rules, sets
-from proxy.ipvs.plan import DUMMY, Existing, IpvsPlan, Operation, choose_local_ips
+from proxy.ipvs.intact import choose_sample, describe_missing, describe_missing_reals
+from proxy.ipvs.plan import DUMMY, Existing, IpvsPlan, NodeState, Operation, choose_local_ips
+from proxy.ipvs.sysctls import plan_sysctls
 
 log = logging.getLogger(__name__)
 
-SYSCTLS = {
-    "net.ipv4.vs.conntrack": 1,  # or netfilter could not masquerade what IPVS translated
-    "net.ipv4.vs.expire_nodest_conn": 1,
-    "net.ipv4.vs.expire_quiescent_template": 1,  # affinity must not hold on to a server at weight 0
-    "net.ipv4.ip_forward": 1,
-}
-STRICT_ARP_SYSCTLS = {"net.ipv4.conf.all.arp_ignore": 1, "net.ipv4.conf.all.arp_announce": 2}
+# Upstream's, too (CanUseIPVSProxier): a virtual server for a moment, at an address of TEST-NET-2, shows that the
+# kernel has the scheduler.
+_TRIAL = ServerKey("tcp", "198.51.100.0", 20000)
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 _GRACEFUL = ("tcp",)
 Leaving = tuple[ServerKey, RealServer]
@@ -51,17 +63,23 @@ class IpvsTarget:
         self._iptables = Iptables(netns, spawner, backend=backend)
         self._ipset = Ipset(netns, spawner)
         self._prepared = False
-        self._local_ips: dict[int, tuple[str, ...]] = {}  # by family: where NodePorts answer now
+        self._states: dict[int, NodeState] = {}  # by family: what was written
+        self._checked: dict[int, int] = {}  # by family: how many virtual servers were looked into so far
+        self._events: AddressEvents | None = None
+        self._followers: dict[int, Callable[[], None]] = {}
+        self._unsure: set[int] = set()  # families whose addresses may not be those that were written any more
+        self._dummy_index = 0
         self.leaving: set[Leaving] = set()  # real servers at weight 0 that still have connections
 
     async def read(self, family: int) -> Existing:
-        """What is there. Makes the dummy and sets the sysctls when first called.
+        """What is there. Makes the dummy when there is none; sets the sysctls when first called.
 
         Raises FeatureMissing where the kernel has no IPVS or no dummy devices.
         """
         if not self._prepared:
             await run_in(self._netns, self._prepare)
             self._prepared = True
+        await run_in(self._netns, self._ensure_dummy)
         return await self.look(family)
 
     async def look(self, family: int) -> Existing:
@@ -82,35 +100,92 @@ class IpvsTarget:
         if plan.rules and plan.remove_dummy:
             await self._iptables.restore_async(plan.rules.encode(), family=plan.family)
         await run_in(self._netns, self._apply_servers, plan)
+        if plan.remove_dummy:
+            self._states.pop(plan.family, None)
+        else:
+            self._states[plan.family] = plan.state
         if plan.rules and not plan.remove_dummy:
             await self._iptables.restore_async(plan.rules.encode(), family=plan.family)
         if plan.sets_after:
             await self._ipset.restore(plan.sets_after)
 
     async def is_intact(self, view: FamilyView) -> bool:
-        """Whether rules and dummy are there and the node's addresses are those that NodePorts answer on; looks after
-        real servers on their way out.
+        """Whether rules, virtual servers, addresses and entries of sets are there; looks after real servers on their
+        way out.
+
+        Of virtual servers and entries only the number is seen, and of `intact.SAMPLE` virtual servers at a time whether
+        they have all their real servers.
         """
         await run_in(self._netns, self.end_leaving)
         try:
-            on_dummy, found = await run_in(self._netns, self._read_addresses, view.family)
-            if on_dummy is None or choose_local_ips(view, found) != self._local_ips.get(view.family):
-                return False
+            if state := self._states.get(view.family):
+                entries = sets.choose_counts(await self._ipset.count_entries(), view.family)
+                missing = await run_in(self._netns, self._find_missing, state, entries, view.family)
+                if missing:
+                    log.info("%s: gone: %s", self._netns.name, missing)
+                    return False
             await self._iptables.restore_async(rules.check_text(view).encode(), family=view.family)
         except KernelError as error:
             log.info("%s: %s", self._netns.name, error)
             return False
         return True
 
+    # --- the node's addresses ---
+
+    def follow(self, family: int, changed: Callable[[], None]) -> None:
+        """See `proxy.dialect.AddressFollower`. Raises KernelError."""
+        self._followers[family] = changed
+        if self._events is None:
+            self._events = AddressEvents(self._netns)
+            asyncio.get_running_loop().add_reader(self._events, self._hear)
+
+    def unfollow(self, family: int) -> None:
+        """See `proxy.dialect.AddressFollower`."""
+        self._followers.pop(family, None)
+        if not self._followers and self._events is not None:
+            asyncio.get_running_loop().remove_reader(self._events)
+            self._events.close()
+            self._events = None
+
+    def has_moved(self, view: FamilyView) -> bool:
+        """See `proxy.dialect.AddressFollower`. Costs a look at a socket, unless that had something to tell."""
+        self._hear()
+        state = self._states.get(view.family)
+        if state is None or view.family not in self._unsure:
+            return False
+        if choose_local_ips(view, self._read_addresses(view.family)[1]) != state.local_ips:
+            return True
+        self._unsure.discard(view.family)
+        return False
+
+    def _hear(self) -> None:
+        if self._events is not None and self._events.drain(but=self._dummy_index):
+            self._unsure.update(_FAMILIES)
+            for changed in self._followers.values():
+                changed()
+
     # --- in worker threads ---
 
     def _prepare(self) -> None:
         load_scheduler(self._config.ipvs_scheduler)
-        with Ipvs(self._netns):  # loads the module, or says that there is none
-            pass
-        write_sysctls(self._netns, SYSCTLS)
-        if self._config.ipvs_strict_arp:
-            write_sysctls(self._netns, STRICT_ARP_SYSCTLS)
+        with Ipvs(self._netns) as ipvs:  # loads the module, or says that there is none
+            self._try_scheduler(ipvs)
+            if self._config.ipvs_timeouts.given:
+                timeouts = self._config.ipvs_timeouts
+                ipvs.run([set_timeouts(Timeouts(int(timeouts.tcp_s), int(timeouts.tcp_fin_s), int(timeouts.udp_s)))])
+        write_sysctls(self._netns, plan_sysctls(self._config, os.uname().release))
+
+    def _try_scheduler(self, ipvs: Ipvs) -> None:
+        scheduler = self._config.ipvs_scheduler
+        try:
+            ipvs.run([new_server(_TRIAL, VirtualServer(scheduler)), del_server(_TRIAL)])
+        except KernelError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            what = f'the kernel has no IPVS scheduler "{scheduler}" (CONFIG_IP_VS_{scheduler.upper()})'
+            raise FeatureMissing("ipvs", what, where=self._netns.name, hint=f"modprobe ip_vs_{scheduler}") from None
+
+    def _ensure_dummy(self) -> None:
         with Rtnl(self._netns) as rtnl:
             if rtnl.link(DUMMY) is None:
                 try:
@@ -121,6 +196,24 @@ class IpvsTarget:
                     raise FeatureMissing(
                         "dummy", "the kernel has no dummy devices (CONFIG_DUMMY)", hint="modprobe dummy"
                     ) from None
+            dummy = rtnl.link(DUMMY)
+            self._dummy_index = dummy.ifindex if dummy is not None else 0
+
+    def _find_missing(self, state: NodeState, entries: Mapping[str, int], family: int) -> str:
+        on_dummy, _ = self._read_addresses(family)
+        if on_dummy is None:
+            return DUMMY
+        missing = describe_missing(state, on_dummy, entries)
+        with Ipvs(self._netns) as ipvs:
+            expected = sum(len(written.servers) for written in self._states.values())
+            if (count := ipvs.count_servers()) < expected:
+                return f"{expected - count} virtual servers"
+            start = self._checked.get(family, 0)
+            sample = choose_sample(state, start)
+            self._checked[family] = start + len(sample)
+            for key in sample:
+                missing = missing or describe_missing_reals(state, key, _find_reals(ipvs, key))
+        return missing
 
     def _read_servers(self, family: int) -> dict[ServerKey, Any]:
         with Ipvs(self._netns) as ipvs:
@@ -145,8 +238,6 @@ class IpvsTarget:
             with Ipvs(self._netns) as ipvs:
                 self._run(ipvs, plan.operations)
         self._apply_addresses(plan)
-        if not plan.remove_dummy:
-            self._local_ips[plan.family] = plan.state.local_ips
         self.end_leaving()
 
     def _apply_addresses(self, plan: IpvsPlan) -> None:
@@ -211,19 +302,20 @@ class IpvsTarget:
         with Ipvs(self._netns) as ipvs:
             done: list[Leaving] = []
             for key, reals in by_server.items():
-                states = _read_reals(ipvs, key)
+                states = _find_reals(ipvs, key) or {}
                 done += [(key, real) for real in reals if real not in states or states[real].idle]
             ipvs.run([del_real(key, real) for key, real in done], ignore=(errno.ENOENT, errno.ESRCH))
         self.leaving.difference_update(done)
 
 
-def _read_reals(ipvs: Ipvs, key: ServerKey) -> dict[RealServer, Any]:
+def _find_reals(ipvs: Ipvs, key: ServerKey) -> dict[RealServer, RealState] | None:
+    """The real servers; None where the virtual server went, and its real servers with it."""
     try:
-        return dict(ipvs.reals(key))
+        return ipvs.reals(key)
     except KernelError as error:
         if error.errno not in (errno.ESRCH, errno.ENOENT):
             raise
-        return {}  # the virtual server went, and its real servers with it
+        return None
 
 
 def _message(operation: Operation) -> Message:

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from netsim.model.errors import InputError
-from proxy.config import ConntrackConfig, ProxyConfig
+from proxy.config import ConntrackConfig, IpvsTimeouts, ProxyConfig
 from proxy.configuration import (
     default_document,
     describe_config,
@@ -171,6 +171,7 @@ def test_a_wrong_file_says_where_it_is_wrong(text: str, message: str) -> None:
     [
         ProxyConfig(),
         ProxyConfig(mode="ipvs", min_sync_period_s=0.5, sync_period_s=90, ipvs_scheduler="sh", ipvs_strict_arp=True),
+        ProxyConfig(mode="ipvs", ipvs_exclude_cidrs=("10.0.0.0/8",), ipvs_timeouts=IpvsTimeouts(900, 60, 0.5)),
         ProxyConfig(
             families=(4, 6),
             cluster_cidrs=("10.0.0.0/8", "fd00::/48"),
@@ -186,3 +187,16 @@ def test_what_configz_shows_is_a_configuration_of_that_proxy(config: ProxyConfig
     document = describe_config(config)
     assert make_config(document) == config
     assert parse_document(render_document(document)) == document
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ("{excludeCIDRs: [10.0.0.0]}", 'ipvs.excludeCIDRs: "10.0.0.0" is no CIDR'),
+        ("{tcpTimeout: -1s}", "ipvs.tcpTimeout: -1 s is not in"),
+        ("{udpTimeout: 10000h}", "ipvs.udpTimeout: 36000000 s is not in"),
+    ],
+)
+def test_ipvs_options_are_checked(fields: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read(f"mode: ipvs\nipvs: {fields}\n")

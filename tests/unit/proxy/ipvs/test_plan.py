@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from netsim.ruleset.ipvs import RealServer, ServerKey, VirtualServer
+from netsim.ruleset.ipvs import RealServer, RealState, ServerKey, VirtualServer
 from proxy.config import ProxyConfig
 from proxy.ipvs import sets
 from proxy.ipvs.plan import Existing, IpvsDialect, IpvsPlan, choose_local_ips
@@ -236,3 +236,17 @@ def test_any_row_of_changes_ends_where_a_fresh_proxy_would_begin(seed: int) -> N
         fresh.apply(whole)
         assert (model.servers, model.sets, model.addresses) == (fresh.servers, fresh.sets, fresh.addresses)
         assert dict(state.uses) == dict(whole.state.uses)
+
+
+def test_somebody_elses_virtual_servers_stay_in_the_networks_excluded() -> None:
+    kept, gone = ServerKey("tcp", "192.0.2.7", 80), ServerKey("tcp", "192.0.3.7", 80)
+    own = ServerKey("tcp", "192.0.2.8", 80)  # ours in spite of the network, and with a real server too many
+    config = ProxyConfig(mode="ipvs", ipvs_exclude_cidrs=("192.0.2.0/24",))
+    existing = Existing(servers={key: (VirtualServer(), {FAR: RealState()}) for key in (kept, gone, own)})
+    snapshot = make_map([make_service(externalIPs=["192.0.2.8"])]).snapshot()
+    plan = IpvsDialect().plan_full(snapshot, make_view(config=config), existing)
+    assert isinstance(plan, IpvsPlan)
+    told = [str(operation) for operation in plan.operations]
+    assert f"ipvsadm -D {gone}" in told
+    assert f"ipvsadm -d {own} {FAR}" in told
+    assert not any(str(kept) in words for words in told)
