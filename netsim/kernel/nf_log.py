@@ -30,7 +30,7 @@ from netsim.model.errors import KernelError
 _NETLINK_NETFILTER = 12
 _PACKET, _CONFIG = 4 << 8, 4 << 8 | 1  # NFNL_SUBSYS_ULOG
 _COMMAND, _MODE, _THRESHOLD = 1, 2, 5  # NFULA_CFG_CMD, NFULA_CFG_MODE, NFULA_CFG_QTHRESH
-_BIND = 1
+_BIND, _UNBIND = 1, 2
 _COPY_PACKET = 2
 _COPIED_BYTES = 256
 _GROUP = 0  # the one that has no rule naming another
@@ -83,6 +83,8 @@ class TraceLog:
         """Raises KernelError: also where somebody else has the group already."""
         self._ns = ns
         self._before: dict[str, str] = {}
+        self._bound = False
+        self._logged: list[LogMessage] = []
         self.lost = False
         try:
             self._socket = ns.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
@@ -94,6 +96,7 @@ class TraceLog:
             with contextlib.suppress(PermissionError):
                 self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
             self._configure(_COMMAND, bytes((_BIND,)))
+            self._bound = True
             self._configure(_MODE, struct.pack("!IBx", _COPIED_BYTES, _COPY_PACKET))
             self._configure(_THRESHOLD, struct.pack("!I", 1))  # each at once, and not a hundred together or in a second
             for family in _FAMILIES:
@@ -110,33 +113,27 @@ class TraceLog:
 
     def read(self) -> list[LogMessage]:
         """What came since the last call. Does not wait."""
-        found: list[LogMessage] = []
-        while True:
-            try:
-                data = self._socket.recv(_RECEIVE_BYTES)
-            except BlockingIOError:
-                return found
-            except OSError as error:
-                if error.errno != errors.ENOBUFS:
-                    raise KernelError(
-                        f"packet log: {error.strerror}", errno=error.errno or 0, where=self._ns.name
-                    ) from None
-                self.lost = True
-                continue
-            for kind, _flags, _sequence, body in walk_messages(data):
-                message = parse_message(body) if kind == _PACKET else None
-                if message is not None:
-                    found.append(message)
+        self._receive()
+        logged, self._logged = self._logged, []
+        return logged
 
-    def close(self) -> None:
-        """The logger is again what it was; may be repeated.
+    def stop(self) -> None:
+        """The logger is again what it was; what was logged can still be read. May be repeated.
 
         A process that is killed takes netsim's namespaces with it, and the sysctl is theirs.
         """
+        if self._bound:
+            self._bound = False
+            with contextlib.suppress(OSError, KernelError):  # closing does it too, only later
+                self._configure(_COMMAND, bytes((_UNBIND,)))
         before, self._before = self._before, {}
         for name, value in before.items():
             with contextlib.suppress(KernelError):  # the namespace lost IPv6, say
                 write_sysctl(self._ns, name, value)
+
+    def close(self) -> None:
+        """May be repeated."""
+        self.stop()
         self._socket.close()
 
     def _set_logger(self, name: str) -> None:
@@ -148,10 +145,30 @@ class TraceLog:
     def _configure(self, kind: int, value: bytes) -> None:
         content = struct.pack("!BBH", 0, 0, _GROUP) + attribute(kind, value)
         self._socket.send(HEADER.pack(HEADER.size + len(content), _CONFIG, NLM_F_REQUEST | NLM_F_ACK, 1, 0) + content)
-        for answer, _flags, _sequence, body in walk_messages(self._socket.recv(_RECEIVE_BYTES)):
-            number = -struct.unpack_from("=i", body)[0] if answer == NLMSG_ERROR else 0
-            if number:
-                raise OSError(number, os.strerror(number))
+        number = self._receive()
+        if number:
+            raise OSError(number, os.strerror(number))
+
+    def _receive(self) -> int:
+        """Take what is there; the errno of what was refused, or 0. The kernel answers before `send` returns."""
+        refused = 0
+        while True:
+            try:
+                data = self._socket.recv(_RECEIVE_BYTES)
+            except BlockingIOError:
+                return refused
+            except OSError as error:
+                if error.errno != errors.ENOBUFS:
+                    raise KernelError(
+                        f"packet log: {error.strerror}", errno=error.errno or 0, where=self._ns.name
+                    ) from None
+                self.lost = True
+                continue
+            for kind, _flags, _sequence, body in walk_messages(data):
+                if kind == NLMSG_ERROR:
+                    refused = -struct.unpack_from("=i", body)[0]
+                elif kind == _PACKET and (message := parse_message(body)) is not None:
+                    self._logged.append(message)
 
 
 def parse_message(body: bytes) -> LogMessage | None:

@@ -40,7 +40,7 @@ from netsim.kernel.rtnl_wire import (
 )
 from netsim.model.errors import FeatureMissing, KernelError
 
-TABLE = "netsim-trace"
+TABLE_PREFIX = "netsim-trace-"  # the rest tells traces apart that run side by side
 _BEFORE_ALL, _AFTER_ALL = -350, 300
 _INET, _IPV4, _IPV6 = 1, 2, 10  # NFPROTO_*
 FAMILY_NAMES = {_INET: "inet", _IPV4: "ip", _IPV6: "ip6", 7: "bridge", 5: "netdev", 3: "arp"}
@@ -105,19 +105,21 @@ _ADDRESSES = {4: (12, 16, 4), 6: (8, 24, 16)}  # source, destination, length
 _HEADER_BYTES = {4: 20, 6: 40}
 
 
-def plan_table(patterns: Sequence[Pattern], learn: Sequence[tuple[Learning, Sequence[Pattern]]] = ()) -> bytes:
+def plan_table(
+    table: str, patterns: Sequence[Pattern], learn: Sequence[tuple[Learning, Sequence[Pattern]]] = ()
+) -> bytes:
     """One transaction that makes the table: the same bytes for every namespace.
 
-    ``patterns`` mark packets; for each of ``learn`` the packets that match its patterns teach their answers.
+    ``table`` starts with `TABLE_PREFIX`. ``patterns`` mark packets; for each of ``learn`` the packets that match its patterns teach their answers.
     """
     first, last = [], []
     mark = expression("immediate", wire.number(1, _REGISTER), nested(2, attribute(1, b"\1\0\0\0")))
     mark += expression("meta", wire.number(2, _META_NFTRACE), wire.number(3, _REGISTER))
-    requests = [wire.Request(wire.NEWTABLE, NLM_F_CREATE, text(1, TABLE) + wire.number(2, _TABLE_OWNER), TABLE)]
+    requests = [wire.Request(wire.NEWTABLE, NLM_F_CREATE, text(1, table) + wire.number(2, _TABLE_OWNER), table)]
     first += [encode_pattern(pattern) + mark for pattern in patterns]
     for number, (how, taught_by) in enumerate(learn):
         name = f"replies-{how.family}{'-vxlan' if how.inside_vxlan else ''}"
-        requests.append(_new_set(name, number + 1, how))
+        requests.append(_new_set(table, name, number + 1, how))
         key, register = _load_key(how, reverse=False)
         seen = expression("lookup", text(1, name), wire.number(2, register), wire.number(4, number + 1))
         first.append(_only(how) + key + seen + mark)
@@ -130,37 +132,33 @@ def plan_table(patterns: Sequence[Pattern], learn: Sequence[tuple[Learning, Sequ
             wire.number(4, register),
         )
         last += [encode_pattern(pattern) + _only(how) + key + remember for pattern in taught_by]
-    for hook, priority, rules in (
-        (0, _BEFORE_ALL, first),
-        (3, _BEFORE_ALL, first),
-        (4, _AFTER_ALL, last),
-        (1, _AFTER_ALL, last),
-    ):
+    hooks = ((0, _BEFORE_ALL, first), (3, _BEFORE_ALL, first), (4, _AFTER_ALL, last), (1, _AFTER_ALL, last))
+    for hook, priority, rules in hooks:
         if rules:
-            requests += _new_chain(hook, priority, rules)
+            requests += _new_chain(table, hook, priority, rules)
     return _batch(requests)
 
 
-def plan_removal() -> bytes:
-    return _batch([wire.Request(wire.DELTABLE, 0, text(1, TABLE), TABLE)])
+def plan_removal(table: str) -> bytes:
+    return _batch([wire.Request(wire.DELTABLE, 0, text(1, table), table)])
 
 
-def _new_chain(hook: int, priority: int, rules: Sequence[bytes]) -> list[wire.Request]:
-    name, table = _HOOKS[hook], text(1, TABLE)
+def _new_chain(table: str, hook: int, priority: int, rules: Sequence[bytes]) -> list[wire.Request]:
+    name, of_table = _HOOKS[hook], text(1, table)
     place = nested(4, wire.number(1, hook), wire.number(2, priority))
     made = [
         wire.Request(
-            wire.NEWCHAIN, NLM_F_CREATE, table + text(3, name) + place + wire.number(5, 1) + text(7, "filter"), name
+            wire.NEWCHAIN, NLM_F_CREATE, of_table + text(3, name) + place + wire.number(5, 1) + text(7, "filter"), name
         )
     ]
     flags = NLM_F_CREATE | NLM_F_APPEND
-    made += [wire.Request(wire.NEWRULE, flags, table + text(2, name) + nested(4, rule), name) for rule in rules]
+    made += [wire.Request(wire.NEWRULE, flags, of_table + text(2, name) + nested(4, rule), name) for rule in rules]
     return made
 
 
-def _new_set(name: str, number: int, how: Learning) -> wire.Request:
+def _new_set(table: str, name: str, number: int, how: Learning) -> wire.Request:
     length = 2 * _ADDRESSES[how.family][2] + 8
-    body = text(1, TABLE) + text(2, name) + wire.number(3, _SET_EVAL) + wire.number(4, 0) + wire.number(5, length)
+    body = text(1, table) + text(2, name) + wire.number(3, _SET_EVAL) + wire.number(4, 0) + wire.number(5, length)
     body += nested(9, wire.number(1, _MOST_LEARNED)) + wire.number(10, number)
     return wire.Request(wire.NEWSET, NLM_F_CREATE, body, name)
 
@@ -241,16 +239,19 @@ class RuleTrace:
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def install(self, table: bytes) -> None:
+    def install(self, batch: bytes) -> None:
         """Make `plan_table`'s table. Raises KernelError; nothing is there then."""
-        self._commit(table, "rule trace")
+        self._commit(batch, "rule trace")
 
-    def remove(self) -> None:
+    def remove(self, table: str) -> None:
         """Take the table away now; closing does so too. Raises KernelError."""
-        self._commit(plan_removal(), "end of the rule trace")
+        self._commit(plan_removal(table), "end of the rule trace")
 
     def read(self) -> list[TraceMessage]:
-        """What came since the last call, but for the table's own rules. Does not wait."""
+        """What came since the last call, but for what tables of traces did. Does not wait.
+
+        It is of all packets that anybody marks in the namespace, by rules of their own or in a trace beside this one.
+        """
         for _ in self._receive():
             pass
         messages, self._messages = self._messages, []
@@ -347,7 +348,7 @@ class RuleTrace:
             for kind, _flags, sequence, body in walk_messages(data):
                 if kind == wire.SUBSYSTEM << 8 | _NFT_MSG_TRACE:
                     message = parse_message(body)
-                    if message.table != TABLE:
+                    if not message.table.startswith(TABLE_PREFIX):
                         self._messages.append(message)
                 elif kind == NLMSG_ERROR:
                     yield sequence, -struct.unpack_from("=i", body)[0], b""

@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from netsim.kernel.conntrack import Conntrack, FlowTuple
 from netsim.kernel.drops import DropWatch
 from netsim.kernel.netns import Netns
-from netsim.kernel.nft_trace import plan_table
+from netsim.kernel.nft_trace import TABLE_PREFIX, plan_table
 from netsim.kernel.packet_match import compile_filter
 from netsim.kernel.process import Spawner
 from netsim.kernel.rtnl_wire import parse_ip
@@ -19,8 +19,9 @@ from netsim.observe.decode import decode_frame
 from netsim.observe.elements import read_elements
 from netsim.observe.events import read_events
 from netsim.observe.evidence import Drop, Evidence, Reply, RuleEvent, Sighting
+from netsim.observe.own import Own
 from netsim.observe.path import Question
-from netsim.observe.posts import Post, close_posts, open_posts, wait_for_silence
+from netsim.observe.posts import Post, Posts
 from netsim.observe.probe import Probe
 from netsim.observe.rulebook import read_texts
 from netsim.observe.signature import Answers, Signature, make_signature
@@ -52,20 +53,19 @@ def collect(
     signature = _make_signature(question)
     with ExitStack() as stack:
         probe = stack.enter_context(Probe(places[source_place], question, signature))
-        table = plan_table(signature.patterns, signature.taught_by)
-        posts = open_posts(places, table, compile_filter(signature.capture_patterns, snaplen=_SNAPLEN_BYTES))
-        stack.callback(close_posts, posts)
+        table = f"{TABLE_PREFIX}{signature.sequence:08x}"
+        batch = plan_table(table, signature.patterns, signature.taught_by)
+        filter = compile_filter(signature.capture_patterns, snaplen=_SNAPLEN_BYTES)
+        watch = stack.enter_context(Posts(places, table, batch, filter))
+        posts = watch.all
         notes: list[str] = []
         reply, drops = _send(probe, timeout_s, notes)
-        wait_for_silence(posts)
-        for post in posts:
-            post.stop()
-            post.read()
-            post.note_losses()
+        watch.wait_for_silence()
+        watch.stop()
         sightings = _sightings(posts, signature)
         conntrack = _read_conntrack(posts, sightings, notes)
         probe.close()
-        events, elements = _read_events(posts, sightings, notes)
+        events, elements = _read_events(posts, Own(signature, sightings), sightings, notes)
         rules, missing = read_texts(posts, events, spawner)
         return Evidence(
             question=question,
@@ -87,7 +87,8 @@ def _make_signature(question: Question) -> Signature:
         family = ip_address(question.address).version
     except ValueError:
         raise UsageError(f'"{question.address}" is no address') from None
-    return make_signature(question.protocol, family, question.port, int.from_bytes(os.urandom(4), "big"))
+    number = int.from_bytes(os.urandom(4), "big")
+    return make_signature(question.protocol, family, question.port, number, question.size)
 
 
 def _send(probe: Probe, timeout_s: float, notes: list[str]) -> tuple[Reply, tuple[Drop, ...]]:
@@ -123,14 +124,14 @@ def _sightings(posts: Sequence[Post], signature: Signature) -> tuple[Sighting, .
 
 
 def _read_events(
-    posts: Sequence[Post], sightings: Sequence[Sighting], notes: list[str]
+    posts: Sequence[Post], own: Own, sightings: Sequence[Sighting], notes: list[str]
 ) -> tuple[tuple[RuleEvent, ...], Mapping[int, str]]:
     """All events, and by their position the elements that decided."""
     events: list[RuleEvent] = []
     elements: dict[int, str] = {}
     for post in posts:
         try:
-            mine = read_events(post)
+            mine = read_events(post, own)
             first = len(events)
             events += mine
             flows = dict.fromkeys(flow for one in sightings if one.place == post.place for flow in _flow_of(one.frame))

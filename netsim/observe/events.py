@@ -6,6 +6,7 @@ from typing import Literal
 from netsim.kernel.nf_log import LogMessage
 from netsim.kernel.nft_trace import ChainInfo, RuleTrace, TraceMessage
 from netsim.observe.evidence import RuleEvent
+from netsim.observe.own import Own
 from netsim.observe.posts import Post
 
 # iptables over nf_tables makes these tables and base chains (iptables/nft.c, xtables_ipv4); nobody writes them in
@@ -15,19 +16,24 @@ _IPTABLES_CHAINS = frozenset(("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTR
 _LEGACY_PRIORITIES = {"raw": -300, "mangle": -150, "filter": 0, "security": 50}
 
 
-def read_events(post: Post) -> list[RuleEvent]:
-    """The events of one place, in the kernel's order, which of the two kinds of iptables is that of their hooks.
+def read_events(post: Post, own: Own) -> list[RuleEvent]:
+    """The probe's events at one place, in the kernel's order; those of legacy iptables after those of nf_tables.
 
     Raises KernelError.
     """
-    events = list(_nft_events(post, post.trace)) if post.trace else []
-    return events + [_legacy_event(post, message) for message in post.logged]
+    events = list(_nft_events(post, post.trace, own)) if post.trace else []
+    return events + [_legacy_event(post, message) for message in post.logged if own.has(message.packet)]
 
 
-def _nft_events(post: Post, trace: RuleTrace) -> Iterator[RuleEvent]:
+def _nft_events(post: Post, trace: RuleTrace, own: Own) -> Iterator[RuleEvent]:
     chains: dict[tuple[str, str, str], ChainInfo] = {}
     bases: dict[int, tuple[ChainInfo, str]] = {}  # packet -> the base chain it is in, and its name
+    ours: dict[int, bool] = {}  # packet -> whether it is the probe's; the first message in a base chain shows it
     for message in post.messages:
+        if message.packet:
+            ours[message.packet_id] = own.has(message.packet)
+        if not ours.get(message.packet_id):
+            continue
         key = (message.family, message.table, message.chain)
         if key not in chains:
             chains[key] = trace.chain(*key) or ChainInfo("", None)

@@ -6,10 +6,13 @@ down, and grace periods of several threads are the same ones.
 
 import contextlib
 import select
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Self
 
 from netsim.kernel.bpf import BpfProgram
 from netsim.kernel.netns import Netns
@@ -24,6 +27,8 @@ _RETIRE_MS = 1
 # A frame is readable after twice the ring's latency, which the kernel rounds up to its tick.
 _SILENCE_S = 0.012
 _MOST_SILENCE_S = 0.1
+# A namespace has one listener for the log of legacy iptables, so probes take turns where there is any.
+_legacy_turn = threading.Lock()
 
 
 @dataclass(slots=True)
@@ -50,24 +55,24 @@ class Post:
             self._names[index] = (self.tap.name_of(index) if self.tap else "") or f"#{index}"
         return self._names[index]
 
-    def open(self, table: bytes, filter: BpfProgram) -> None:
+    def open(self, batch: bytes, filter: BpfProgram, legacy: bool) -> None:
         """Whatever of it can't be had is noted; the rest goes on."""
-        self._try("rules", self._open_trace, table)
-        self._try("rules of legacy iptables", self._open_log)
+        self._try("rules", self._open_trace, batch)
+        if legacy:
+            self._try("rules of legacy iptables", self._open_log)
         self._try("interfaces", self._open_tap, filter)
 
-    def _open_trace(self, table: bytes) -> None:
+    def _open_trace(self, batch: bytes) -> None:
         trace = RuleTrace(self.ns)
         try:
-            trace.install(table)
+            trace.install(batch)
         except BaseException:
             trace.close()
             raise
         self.trace = trace
 
     def _open_log(self) -> None:
-        if has_legacy_rules(self.ns):
-            self.log = TraceLog(self.ns)
+        self.log = TraceLog(self.ns)
 
     def _open_tap(self, filter: BpfProgram) -> None:
         self.tap = Tap(self.ns, filter=filter, buffer_bytes=_RING_BYTES, latency_ms=_RETIRE_MS)
@@ -89,7 +94,7 @@ class Post:
             self.logged += self.log.read()
         return before != (len(self.frames), len(self.messages), len(self.logged))
 
-    def stop(self) -> None:
+    def stop(self, table: str) -> None:
         """Nothing is marked or seen any more; what was can still be read. May be repeated."""
         if self._stopped:
             return
@@ -98,9 +103,9 @@ class Post:
             with contextlib.suppress(KernelError):  # the filter keeps what it keeps, and the tap is closed soon
                 self.tap.stop()
         if self.trace:
-            self._try("end of the rule trace", self.trace.remove)
+            self._try("end of the rule trace", self.trace.remove, table)
         if self.log:
-            self.log.close()
+            self.log.stop()
 
     def note_losses(self) -> None:
         """Say so where more came than could be kept."""
@@ -117,42 +122,63 @@ class Post:
                 one.close()
 
 
-def open_posts(places: Mapping[str, Netns], table: bytes, filter: BpfProgram) -> list[Post]:
-    """A post in every place. What a place lacks is in its post's notes."""
-    posts = [Post(place, ns) for place, ns in places.items()]
-    try:
-        with ThreadPoolExecutor(min(_THREADS, len(posts)) or 1, thread_name_prefix="trace-open") as pool:
-            for done in [pool.submit(post.open, table, filter) for post in posts]:
-                done.result()
-    except BaseException:
-        close_posts(posts)
-        raise
-    return posts
+class Posts:
+    """All posts of one probe, and nothing left of them at its end."""
 
+    def __init__(self, places: Mapping[str, Netns], table: str, batch: bytes, filter: BpfProgram) -> None:
+        """Opens a post in every place. What a place lacks is in its post's notes."""
+        self._table = table
+        self._turn = ExitStack()
+        self.all = [Post(place, ns) for place, ns in places.items()]
+        legacy = [post for post in self.all if has_legacy_rules(post.ns)]
+        if legacy:
+            self._turn.enter_context(_legacy_turn)
+        try:
+            with ThreadPoolExecutor(min(_THREADS, len(self.all)) or 1, thread_name_prefix="trace-open") as pool:
+                for done in [pool.submit(post.open, batch, filter, post in legacy) for post in self.all]:
+                    done.result()
+        except BaseException:
+            self.close()
+            raise
 
-def wait_for_silence(posts: Sequence[Post]) -> None:
-    """Read until nothing comes any more for a moment: the last packets are under way when the answer is there."""
-    poll = select.poll()
-    by_fd: dict[int, Post] = {}
-    for post in posts:
-        for one in (post.trace, post.tap, post.log):
-            if one is not None:
-                by_fd[one.fileno()] = post
-                poll.register(one.fileno(), select.POLLIN)
-    deadline = time.monotonic() + _MOST_SILENCE_S
-    quiet = time.monotonic() + _SILENCE_S
-    while (now := time.monotonic()) < min(quiet, deadline):
-        for fd, _events in poll.poll((min(quiet, deadline) - now) * 1000):
-            if by_fd[fd].read():
-                quiet = time.monotonic() + _SILENCE_S
+    def wait_for_silence(self) -> None:
+        """Read until nothing comes any more for a moment: the last packets are under way when the answer is there."""
+        poll = select.poll()
+        by_fd: dict[int, Post] = {}
+        for post in self.all:
+            for one in (post.trace, post.tap, post.log):
+                if one is not None:
+                    by_fd[one.fileno()] = post
+                    poll.register(one.fileno(), select.POLLIN)
+        deadline = time.monotonic() + _MOST_SILENCE_S
+        quiet = time.monotonic() + _SILENCE_S
+        while (now := time.monotonic()) < min(quiet, deadline):
+            for fd, _events in poll.poll((min(quiet, deadline) - now) * 1000):
+                if by_fd[fd].read():
+                    quiet = time.monotonic() + _SILENCE_S
 
+    def stop(self) -> None:
+        """Nothing is marked, logged or seen any more; all that was has been read. May be repeated."""
+        for post in self.all:
+            post.stop(self._table)
+            post.read()
+            post.note_losses()
+        self._turn.close()
 
-def close_posts(posts: Iterable[Post]) -> None:
-    """Close all in the background: nobody has to wait for it, and until then they see nothing any more."""
-    posts = list(posts)
-    for post in posts:
-        post.stop()
-    pool = ThreadPoolExecutor(min(_THREADS, len(posts)) or 1, thread_name_prefix="trace-close")
-    for post in posts:
-        pool.submit(post.close)
-    pool.shutdown(wait=False)
+    def close(self) -> None:
+        """Stop now, and close in the background: nobody has to wait for it."""
+        try:
+            for post in self.all:
+                post.stop(self._table)
+        finally:
+            self._turn.close()
+            pool = ThreadPoolExecutor(min(_THREADS, len(self.all)) or 1, thread_name_prefix="trace-close")
+            for post in self.all:
+                pool.submit(post.close)
+            pool.shutdown(wait=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()

@@ -42,7 +42,13 @@ class KernelReader:
         found = next((link for link in links if link.name == interface), None)
         if found is None:
             return ""
-        parts = [interface, found.kind, f"mtu {found.mtu}", f"link/ether {found.mac}" if found.mac else ""]
+        peer = f"@if{found.peer_index}" if found.peer_index else ""
+        parts = [
+            f"{found.ifindex}: {interface}{peer}",
+            found.kind,
+            f"mtu {found.mtu}",
+            f"link/ether {found.mac}" if found.mac else "",
+        ]
         parts.append(f"master {names.get(found.master, found.master)}" if found.master else "")
         if not found.up:
             parts.append("state DOWN")

@@ -39,13 +39,15 @@ class Signature:
     port: int
     tag: bytes
     sequence: int
+    size: int = 0  # of the payload, where it is to be larger than what it needs
 
     @property
     def payload(self) -> bytes:
         """What the probe sends."""
         if self.protocol == "udp" and self.port == DNS_PORT:
-            return _dns_query(self.tag)
-        return _ECHO + self.tag if self.protocol == "udp" else self.tag
+            return _dns_query(self.tag).ljust(self.size, b"\0")
+        needed = _ECHO + self.tag if self.protocol == "udp" else self.tag
+        return needed.ljust(self.size, b"-")
 
     @property
     def _tag_offsets(self) -> tuple[int, ...]:
@@ -108,9 +110,9 @@ class Signature:
         return equals(header + at, self.tag)
 
 
-def make_signature(protocol: Protocol, family: int, port: int, number: int) -> Signature:
-    """``number``: 32 bits, by which this probe differs from others."""
-    return Signature(protocol, family, port, b"netsim-%08x" % number, min(number, 0xFFFFFFFF - _TCP_SPAN))
+def make_signature(protocol: Protocol, family: int, port: int, number: int, size: int = 0) -> Signature:
+    """``number``: 32 bits, by which this probe differs from others. ``size``: bytes of its payload, if that many."""
+    return Signature(protocol, family, port, b"netsim-%08x" % number, min(number, 0xFFFFFFFF - _TCP_SPAN), size)
 
 
 def _in_vxlan(pattern: Pattern, family: int, port: int) -> Pattern:
