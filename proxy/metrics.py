@@ -23,6 +23,16 @@ PROGRAMMING_BUCKETS_S = (0.0, 0.25, 0.5, *range(1, 60), *range(60, 120, 5), *ran
 PREFIX = "kubeproxy_"
 FAMILY_NAMES = {4: "IPv4", 6: "IPv6"}
 Labels = tuple[str, ...]
+_COUNTERS = {  # of the kernel: the metric and its text
+    "ct_state_invalid_dropped_pkts": (
+        "iptables_ct_state_invalid_dropped_packets",
+        "Number of packets dropped by iptables to work around conntrack problems",
+    ),
+    "localhost_nps_accepted_pkts": (
+        "iptables_localhost_nodeports_accepted_packets",
+        "Number of packets accepted on nodeports of loopback interface",
+    ),
+}
 
 
 class Histogram:
@@ -84,6 +94,7 @@ class ProxyMetrics:
         self.healthz = {200: 0, 503: 0}
         self.livez = {200: 0, 503: 0}
         self.look = look
+        self.counters: Mapping[str, int] = {}  # the kernel's packet counters by name, as last read; iptables only
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """All of it as text, and its content type; ``accept`` is the request's header (OpenMetrics on request)."""
@@ -157,6 +168,9 @@ class ProxyMetrics:
         yield _gauge(
             "sync_proxy_rules_iptables_last", f"{last} by kube-proxy in last sync", labels, _by_family(written)
         )
+        for counter, (metric, text) in _COUNTERS.items():
+            if counter in self.counters:
+                yield _counter(metric, text, (), {(): self.counters[counter]})
         name = "sync_proxy_rules_iptables"
         yield self._count(f"{name}_restore_failures", "Cumulative proxy iptables restore failures", "sync_failures")
         text = "Cumulative proxy iptables partial restore failures"

@@ -162,6 +162,8 @@ class Walker:
                 return self._is_local(packet.source)
             case "-m" | "--comment" | "--mode" | "--name" | "--set" | "--seconds" | "--reap" | "--mask" | "--rsource":
                 return True
+            case "--nfacct-name":  # counts
+                return True
         raise InputError(f"match {match} is not modelled")
 
     def _is_local(self, address: str) -> bool:

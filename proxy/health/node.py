@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from netsim.model.clock import Clock
-from netsim.model.errors import KernelError
+from netsim.model.errors import FeatureMissing, KernelError
 from proxy.config import FamilyView, ProxyConfig, split_address
 from proxy.health.proxyhealth import Answer, ProxyHealth
 from proxy.health.servers import HttpServer, open_listener
@@ -205,6 +205,7 @@ class NodeHealth:
 
     async def _answer_metrics(self, request: web.BaseRequest) -> Answer:
         if request.path == "/metrics":
+            self._read_counters()
             body, content_type = self.metrics.render(request.headers.get("Accept", ""))
             return Answer(200, body, {"Content-Type": content_type})
         if request.path == "/proxyMode":
@@ -217,6 +218,17 @@ class NodeHealth:
             body = json.dumps({"kubeproxy.config.k8s.io": describe_config(self._config)}).encode()
             return Answer(200, body, {"Content-Type": "application/json"})
         return _NOT_FOUND
+
+    def _read_counters(self) -> None:
+        """The kernel's counters of packets, where iptables rules have such."""
+        from netsim.kernel.nfacct import read_counters  # only for those who ask
+
+        self.metrics.counters = {}
+        if self._config.mode == "iptables":
+            try:
+                self.metrics.counters = read_counters(self._netns)
+            except (FeatureMissing, KernelError) as error:
+                log.debug("%s: %s", self.name, error)
 
     async def _answer_check(self, family: int, key: ServiceKey, _request: web.BaseRequest) -> Answer:
         check = self._checks[family].get(key) or Check(0, 0)

@@ -57,14 +57,20 @@ def _endpoint_rules(
     )
 
 
-def make_block(entry: Entry, choice: Choice, view: FamilyView, *, comments: bool = True) -> Block:
-    """The block of ``entry`` on ``view``'s node. Nodes for which it is the same get the same object."""
+def make_block(
+    entry: Entry, choice: Choice, view: FamilyView, *, comments: bool = True, counted: bool = False
+) -> Block:
+    """The block of ``entry`` on ``view``'s node. Nodes for which it is the same get the same object.
+
+    ``counted``: the node has `names.COUNTERS`.
+    """
+    counted = counted and view.localhost_node_ports
     service = entry.service
     from_node = _allows_node(service, view)
-    key = (Block, id(choice), view.local, view.config.masquerade_all, from_node, comments)
+    key = (Block, id(choice), view.local, view.config.masquerade_all, from_node, comments, counted)
     block: Block | None = entry.memo.get(key)
     if block is None:
-        block = entry.memo[key] = _Writer(service, choice, view, comments, from_node).write()
+        block = entry.memo[key] = _Writer(service, choice, view, comments, from_node, counted).write()
     return block
 
 
@@ -78,7 +84,10 @@ def _allows_node(service: ServicePort, view: FamilyView) -> bool:
 class _Writer:
     """Writes one block; the names of its fields are those of upstream's variables."""
 
-    def __init__(self, service: ServicePort, choice: Choice, view: FamilyView, comments: bool, from_node: bool) -> None:
+    def __init__(
+        self, service: ServicePort, choice: Choice, view: FamilyView, comments: bool, from_node: bool, counted: bool
+    ) -> None:
+        self.counted = counted
         self.service = service
         self.choice = choice
         self.view = view
@@ -154,6 +163,11 @@ class _Writer:
         if service.node_port:
             match = f"-m {protocol} -p {protocol} --dport {service.node_port}"
             refusal = self._refusal(self.has_external)
+            if self.choice.has_any and self.counted:
+                loopback = f"-m {protocol} -p {protocol} -d 127.0.0.0/8 --dport {service.node_port}"
+                count = f"-m nfacct --nfacct-name {names.LOCALHOST_COUNTER}"
+                rule = f"-m comment --comment {self.name} {loopback} {count} -j {self.external_chain}"
+                self.heads[N_NODEPORTS].append(rule)
             if self.choice.has_any:
                 rule = f"-m comment --comment {self.name} {match} -j {self.external_chain}"
                 self.heads[N_NODEPORTS].append(rule)

@@ -19,6 +19,10 @@ FIREWALL = "KUBE-FIREWALL"  # shared with the kubelet: holds the anti-martian ru
 CANARY = "KUBE-PROXY-CANARY"
 KUBELET_CANARY = "KUBE-KUBELET-CANARY"
 
+INVALID_COUNTER = "ct_state_invalid_dropped_pkts"  # nfacct's, where the kernel has that
+LOCALHOST_COUNTER = "localhost_nps_accepted_pkts"
+COUNTERS = (INVALID_COUNTER, LOCALHOST_COUNTER)
+
 CLUSTER_PREFIX = "KUBE-SVC-"
 LOCAL_PREFIX = "KUBE-SVL-"
 FIREWALL_PREFIX = "KUBE-FW-"

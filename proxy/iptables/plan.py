@@ -7,10 +7,10 @@ changes equals that of a full sync.
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from netsim.model.errors import InputError
-from netsim.ruleset.iptables import TableEdit, Tables, render_edits
+from netsim.ruleset.iptables import Chains, TableEdit, Tables, render_edits
 from netsim.ruleset.iptables_rule import Match, parse_rule
 from proxy.config import FamilyView
 from proxy.dialect import Plan
@@ -25,12 +25,18 @@ _MEMO_MAX = 256
 _NOTHING = Block(tuple(() for _ in HEADS), {})
 
 
+class CountedTables(dict[str, Chains]):
+    """Tables of a node that has `names.COUNTERS`, so that rules may name them."""
+
+
 @dataclass(frozen=True, slots=True)
 class NodeRules:
     """What a node has of one family once a plan was applied."""
 
     blocks: Mapping[ServicePortName, Block]
     tail: tuple[str, ...]  # the NodePort jumps at the end of nat KUBE-SERVICES
+    counted: bool = False  # the node has `names.COUNTERS`
+    gone: bool = False  # after a cleanup
 
 
 class IptablesDialect:
@@ -45,11 +51,12 @@ class IptablesDialect:
     def plan_full(self, snapshot: Snapshot, view: FamilyView, existing: Tables) -> Plan[NodeRules]:
         """Every chain, the jumps that are missing, and the end of stale chains. ``existing``: parsed iptables-save."""
         comments = snapshot.total_endpoints <= view.config.large_cluster_endpoints
-        blocks = {name: _block(snapshot, name, view, comments) for name in snapshot.entries}
+        counted = isinstance(existing, CountedTables)
+        blocks = {name: _block(snapshot, name, view, comments, counted) for name in snapshot.entries}
         tail = _tail(view)
         heads = {key: _head(blocks, index, tail) for index, key in enumerate(HEADS)}
         filter_edit = TableEdit("filter", {chain: heads.get(("filter", chain), ()) for chain in names.FILTER_CHAINS})
-        filter_edit.chains[names.FORWARD] = _forward_rules(view)
+        filter_edit.chains[names.FORWARD] = _forward_rules(view, counted)
         if view.localhost_node_ports:
             filter_edit.chains[names.FIREWALL] = _FIREWALL_RULES
         elif names.FIREWALL not in existing.get("filter", {}):
@@ -65,7 +72,7 @@ class IptablesDialect:
             edit.prepend = _missing_jumps(edit.table, existing)
         stale = existing.get("nat", {}).keys() - nat_edit.chains.keys()
         nat_edit.delete = tuple(sorted(filter(names.is_service_chain, stale)))
-        return Plan(snapshot.family, NodeRules(blocks, tail), render_edits(edits), full=True)
+        return Plan(snapshot.family, NodeRules(blocks, tail, counted), render_edits(edits), full=True)
 
     def plan_changes(
         self, snapshot: Snapshot, changed: Collection[ServicePortName], previous: NodeRules, view: FamilyView
@@ -83,7 +90,7 @@ class IptablesDialect:
             old = blocks.get(name, _NOTHING)
             if name in snapshot.entries:
                 grown = grown or name not in blocks
-                new = blocks[name] = _block(snapshot, name, view, comments)
+                new = blocks[name] = _block(snapshot, name, view, comments, previous.counted)
             else:
                 new = _NOTHING
                 blocks.pop(name, None)
@@ -97,7 +104,7 @@ class IptablesDialect:
         for index, (table, chain) in enumerate(HEADS):
             if touched[index]:
                 edits[table].chains = {chain: _head(blocks, index, previous.tail)} | edits[table].chains
-        return Plan(snapshot.family, NodeRules(blocks, previous.tail), render_edits(edits.values()), full=False)
+        return Plan(snapshot.family, replace(previous, blocks=blocks), render_edits(edits.values()), full=False)
 
     def plan_cleanup(self, family: int, existing: Tables) -> Plan[NodeRules]:
         """Everything of ours goes: jumps, chains, canaries. KUBE-FIREWALL stays where a kubelet owns it too."""
@@ -115,7 +122,7 @@ class IptablesDialect:
                 if _target_of(spec) in going
             )
             edits.append(TableEdit(table, remove=jumps, delete=tuple(present)))
-        return Plan(family, NodeRules({}, ()), render_edits(edits), full=True)
+        return Plan(family, NodeRules({}, (), gone=True), render_edits(edits), full=True)
 
     def _diff(self, old: Block, new: Block) -> _Diff:
         """What to write and what to delete to get from ``old`` to ``new``, and which heads differ."""
@@ -146,10 +153,10 @@ def check_text(view: FamilyView) -> str:
     return "\n".join([*lines, "COMMIT", ""])
 
 
-def _block(snapshot: Snapshot, name: ServicePortName, view: FamilyView, comments: bool) -> Block:
+def _block(snapshot: Snapshot, name: ServicePortName, view: FamilyView, comments: bool, counted: bool) -> Block:
     entry = snapshot.entries[name]
     choice = choose_endpoints(entry, view.node.name, view.node.zone)
-    return make_block(entry, choice, view, comments=comments)
+    return make_block(entry, choice, view, comments=comments, counted=counted)
 
 
 def _head(blocks: Mapping[ServicePortName, Block], index: int, tail: tuple[str, ...]) -> tuple[str, ...]:
@@ -177,10 +184,11 @@ _FIREWALL_RULES = (
 )
 
 
-def _forward_rules(view: FamilyView) -> tuple[str, ...]:
+def _forward_rules(view: FamilyView, counted: bool = False) -> tuple[str, ...]:
+    count = f"-m nfacct --nfacct-name {names.INVALID_COUNTER} " if counted else ""
     mark = view.config.masquerade_mark
     # Packets conntrack finds out of window would go un-translated to the client, which answers with a reset (#74839).
-    drop = () if view.config.tcp_be_liberal else ("-m conntrack --ctstate INVALID -j DROP",)
+    drop = () if view.config.tcp_be_liberal else (f"-m conntrack --ctstate INVALID {count}-j DROP",)
     return (
         *drop,
         f'-m comment --comment "kubernetes forwarding rules" -m mark --mark {mark}/{mark} -j ACCEPT',

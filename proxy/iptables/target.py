@@ -1,20 +1,30 @@
 """The iptables dialect's hands on one node."""
 
 import logging
+import weakref
 from typing import Any
 
 from netsim.kernel.iptables import Backend, Iptables
 from netsim.kernel.netns import Netns
+from netsim.kernel.nfacct import delete_counters, ensure_counters
 from netsim.kernel.process import Spawner
 from netsim.kernel.sysctl import write_sysctl
-from netsim.model.errors import KernelError
+from netsim.model.errors import FeatureMissing, KernelError
 from netsim.ruleset.iptables import Tables, parse_save
 from proxy.config import FamilyView, ProxyConfig
 from proxy.dialect import Plan
-from proxy.iptables.plan import check_text
+from proxy.iptables.names import CANARY, COUNTERS, INVALID_COUNTER
+from proxy.iptables.plan import CountedTables, check_text
 from proxy.kernelsettings import ROUTE_LOCALNET
 
 log = logging.getLogger(__name__)
+
+# A match that changes nothing, to see whether the tool and the kernel have nfacct.
+_PROBE = (
+    f"*filter\n:{CANARY} - [0:0]\n-A {CANARY} -m nfacct --nfacct-name {INVALID_COUNTER}\n-F {CANARY}\nCOMMIT\n"
+).encode()
+# What works in one namespace works in all of a sandbox; asking costs a process.
+_can_count: "weakref.WeakKeyDictionary[Spawner, bool]" = weakref.WeakKeyDictionary()
 
 
 class IptablesTarget:
@@ -24,16 +34,20 @@ class IptablesTarget:
         """``backend``: nft or legacy; None: the one that works."""
         self._netns = netns
         self._config = config
+        self._spawner = spawner
         self._iptables = Iptables(netns, spawner, backend=backend)
         self._prepared = False
 
     async def read(self, family: int) -> Tables:
-        """All tables of the family; sets the sysctl that NodePorts on 127.0.0.1 need when first called."""
+        """All tables of the family; sees to the packet counters, and when first called sets the sysctl that NodePorts
+        on 127.0.0.1 need.
+        """
         if not self._prepared:
             if self._config.localhost_node_ports and 4 in self._config.families:
                 write_sysctl(self._netns, ROUTE_LOCALNET, 1)
             self._prepared = True
-        return await self.look(family)
+        tables = await self.look(family)
+        return CountedTables(tables) if await self._count() else tables
 
     async def look(self, family: int) -> Tables:
         """All tables of the family; sets nothing. Raises KernelError, FeatureMissing."""
@@ -43,6 +57,29 @@ class IptablesTarget:
         """One ``iptables-restore --noflush --counters``. Raises KernelError."""
         if plan.text:
             await self._iptables.restore_async(plan.text.encode(), family=plan.family)
+        if plan.state.gone:
+            self._uncount()
+
+    async def _count(self) -> bool:
+        """Have our packet counters, where the kernel has such; it does without them else, as upstream's."""
+        if _can_count.get(self._spawner) is False:
+            return False
+        try:
+            ensure_counters(self._netns, COUNTERS)
+            if self._spawner not in _can_count:
+                await self._iptables.restore_async(_PROBE)
+        except (FeatureMissing, KernelError) as error:
+            log.info("%s: packets are not counted: %s", self._netns.name, error)
+            _can_count.setdefault(self._spawner, False)
+            return False
+        _can_count[self._spawner] = True
+        return True
+
+    def _uncount(self) -> None:
+        try:
+            delete_counters(self._netns, COUNTERS)
+        except (FeatureMissing, KernelError) as error:  # the other family's rules may still count
+            log.debug("%s: %s", self._netns.name, error)
 
     async def is_intact(self, view: FamilyView) -> bool:
         """Whether our chains and the jumps to them are there."""

@@ -8,7 +8,7 @@ import pytest
 from netsim.ruleset.iptables import parse_edits, render_save
 from netsim.ruleset.iptables_model import apply_edits, make_tables
 from proxy.iptables.blocks import probability
-from proxy.iptables.plan import IptablesDialect, check_text
+from proxy.iptables.plan import CountedTables, IptablesDialect, check_text
 from tests.unit.proxy.make import CONFIG, make_endpoint, make_map, make_rules, make_service, make_slice, make_view
 
 GOLDEN = Path(__file__).with_name("golden_full.txt")
@@ -34,6 +34,27 @@ def test_full_sync_is_as_recorded() -> None:
     plan = IptablesDialect().plan_full(make_map(EVERYTHING).snapshot(), make_view(), {})
     assert plan.full
     assert plan.text == GOLDEN.read_text()
+
+
+def test_where_the_kernel_counts_two_rules_name_its_counters() -> None:
+    """As upstream's: NodePorts on loopback have a rule of their own before the other."""
+    snapshot, dialect = make_map(EVERYTHING).snapshot(), IptablesDialect()
+    plain = dialect.plan_full(snapshot, make_view(), {}).text.splitlines()
+    plan = dialect.plan_full(snapshot, make_view(), CountedTables())
+    counted = plan.text.splitlines()
+    port = "-A KUBE-NODEPORTS -m comment --comment ns/web:http -m tcp -p tcp"
+    count = "-m nfacct --nfacct-name"
+    assert [line for line in counted if line not in plain] == [
+        f"-A KUBE-FORWARD -m conntrack --ctstate INVALID {count} ct_state_invalid_dropped_pkts -j DROP",
+        f"{port} -d 127.0.0.0/8 --dport 30080 {count} localhost_nps_accepted_pkts -j KUBE-EXT-HMALVVKA6APKJPPY",
+    ]
+    at = next(index for index, line in enumerate(counted) if "localhost_nps" in line)
+    assert counted[at + 1] == f"{port} --dport 30080 -j KUBE-EXT-HMALVVKA6APKJPPY"
+    # A partial sync keeps them, and without NodePorts on loopback there is nothing to count.
+    changes = dialect.plan_changes(snapshot, snapshot.entries, plan.state, make_view())
+    assert changes.text == ""
+    nowhere = replace(CONFIG, localhost_node_ports=False)
+    assert "localhost_nps" not in dialect.plan_full(snapshot, make_view(config=nowhere), CountedTables()).text
 
 
 def test_jumps_that_are_there_are_not_put_in_again() -> None:

@@ -43,6 +43,11 @@ OF_MODE = {
     | {"sync_proxy_rules_nftables_sync_failures_total", "sync_proxy_rules_nftables_cleanup_failures_total"},
     "ipvs": {"sync_proxy_rules_iptables_restore_failures_total"},
 }
+COUNTERS = {"ct_state_invalid_dropped_pkts": 3, "localhost_nps_accepted_pkts": 4, "somebody elses": 5}
+OF_THE_KERNEL = {
+    "iptables_ct_state_invalid_dropped_packets_total",
+    "iptables_localhost_nodeports_accepted_packets_total",
+}
 TAINT = {"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -73,6 +78,15 @@ def test_each_mode_has_upstreams_names(mode: str) -> None:
     lines = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
     assert {line.removeprefix("kubeproxy_") for line in lines} == COMMON | OF_MODE[mode]
     assert len(lines) == len(set(lines))
+
+
+def test_the_kernels_counters_show_where_there_are_such() -> None:
+    metrics = ProxyMetrics("iptables", (4,))
+    without = {name for name, _ in scrape(metrics)}
+    metrics.counters = COUNTERS
+    samples = scrape(metrics)
+    assert {name for name, _ in samples} - without == OF_THE_KERNEL
+    assert value(samples, "iptables_localhost_nodeports_accepted_packets_total") == 4
 
 
 def test_openmetrics_for_those_who_ask() -> None:
