@@ -57,7 +57,8 @@ class _Instructions(ctypes.Structure):
 
 
 @functools.cache
-def _load_library() -> ctypes.CDLL:
+def load_library() -> ctypes.CDLL:
+    """libpcap, with the types of what is used of it. Raises FeatureMissing."""
     for name in _SONAMES:
         try:
             library = ctypes.CDLL(name)
@@ -76,7 +77,7 @@ def _load_library() -> ctypes.CDLL:
         )
         library.pcap_freecode.argtypes = (ctypes.POINTER(_Instructions),)
         return library
-    raise FeatureMissing("libpcap", "packet filters need libpcap", hint="apt-get install libpcap0.8")
+    raise FeatureMissing("libpcap", "packet filters need libpcap, which is not here", hint="apt install libpcap0.8")
 
 
 def compile_filter(text: str, *, snaplen: int = 262144) -> BpfProgram:
@@ -86,7 +87,7 @@ def compile_filter(text: str, *, snaplen: int = 262144) -> BpfProgram:
     """
     if "\0" in text:
         raise UsageError(f"packet filter {text!r}: no filter has a NUL")
-    library = _load_library()
+    library = load_library()
     with _turn:
         handle = library.pcap_open_dead(_DLT_EN10MB, snaplen)
         if not handle:

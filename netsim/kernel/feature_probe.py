@@ -18,6 +18,7 @@ from typing import IO
 
 from netsim.kernel import libc, sandbox
 from netsim.kernel import rtnl_wire as wire
+from netsim.kernel.bpf import load_library
 from netsim.kernel.conntrack import Conntrack
 from netsim.kernel.modules import load_module
 from netsim.kernel.netns import Netns
@@ -97,6 +98,7 @@ def _probe_inside(found: Found) -> None:
     found["br_netfilter"] = _probe_br_netfilter()
     found["ipv6"] = _exists("/proc/sys/net/ipv6")
     found["packet"] = _try(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0).close())
+    found["libpcap"] = _try(load_library)
     found["sctp"] = _try(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, _SCTP).close())
     found["ipset"] = _try(_probe_ipset)
     found["ipvs"] = _try(_probe_ipvs)

@@ -94,6 +94,7 @@ FEATURES: tuple[Feature, ...] = (
         "no packets sent or sniffed by tests, no capture",
         "modprobe af_packet",
     ),
+    Feature("libpcap", "libpcap", "libpcap0.8", "no filters of a capture", "apt install libpcap0.8"),
     Feature(
         "conntrack",
         "connection tracking over netlink",
