@@ -36,7 +36,7 @@ def draw(rows: list[Row]) -> None:
     import matplotlib as mpl  # type: ignore[import-not-found]  # in .plot only
 
     mpl.use("svg")
-    from matplotlib import pyplot as plt  # type: ignore[import-not-found]
+    from matplotlib import pyplot as plt
 
     plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "netsim", "font.family": "sans-serif", "font.size": 9})
     plt.rcParams.update({f"{what}.color": GREY for what in ("xtick", "ytick", "text")})
