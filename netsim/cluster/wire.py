@@ -45,10 +45,8 @@ def receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
     return message, fds
 
 
-_EXIT_STATUS = {
-    kind.__name__: kind.exit_status
-    for kind in (NetsimError, UsageError, KernelError, FeatureMissing, TimeoutExpired, ApiError)
-}
+# Kinds of errors that have no more than their words.
+_PLAIN = {kind.__name__: kind for kind in (NetsimError, UsageError, TimeoutExpired)}
 
 
 def describe_error(error: NetsimError) -> dict[str, Any]:
@@ -78,8 +76,6 @@ def rebuild_error(error: dict[str, Any]) -> NetsimError:
         return FeatureMissing(error["feature"], message, where=where, hint=hint)
     if kind == "KernelError":
         return KernelError(message, errno=error["errno"], where=where, hint=hint)
-    if kind == "TimeoutExpired":
-        return TimeoutExpired(message, where=where, hint=hint)
-    rebuilt = NetsimError(message, where=where, hint=hint)
-    rebuilt.exit_status = _EXIT_STATUS.get(kind, NetsimError.exit_status)
-    return rebuilt
+    if kind in _PLAIN:
+        return _PLAIN[kind](message, where=where, hint=hint)
+    return NetsimError(message, where=where, hint=hint)

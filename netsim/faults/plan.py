@@ -187,6 +187,8 @@ def render_loss(fault: Fault, cables: Sequence[Cable]) -> str:
     seen what leaves. The sender is told nothing: bridges hide what became of a packet (br_forward, br_dev_xmit).
     """
     chance = max(1, round(fault.percent / 100 * _PARTS))
+    # nft refuses to compare a random number with one it can't reach.
+    match = f"numgen random mod {_PARTS} < {chance} " if chance < _PARTS else ""
     hooks = [("in", "egress")] * fault.goes_in + [("out", "ingress")] * fault.goes_out
     chains = []
     for number, cable in enumerate(cables):
@@ -195,7 +197,7 @@ def render_loss(fault: Fault, cables: Sequence[Cable]) -> str:
                 f"\tchain {word}-{number} {{\n"
                 f'\t\tcomment "{word} at {cable.place}"\n'
                 f'\t\ttype filter hook {hook} device "{cable.outer.link}" priority 0; policy accept;\n'
-                f"\t\tnumgen random mod {_PARTS} < {chance} counter drop\n"
+                f"\t\t{match}counter drop\n"
                 "\t}\n"
             )
     return "".join(chains)

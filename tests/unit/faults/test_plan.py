@@ -88,10 +88,16 @@ def test_loss_without_netem_is_a_table_for_each_namespace() -> None:
     assert 'hook ingress device "veth2"' in text
 
 
-@pytest.mark.parametrize(("percent", "chance"), [(100, 1_000_000), (0.00001, 1), (0.5, 5000)])
+@pytest.mark.parametrize(("percent", "chance"), [(99.9999, 999_999), (0.00001, 1), (0.5, 5000)])
 def test_chances(percent: float, chance: int) -> None:
     (text,) = wanted(make(kind="loss", places=["node/a"], percent=percent)).tables.values()
     assert f"< {chance} counter" in text
+
+
+def test_all_is_no_chance() -> None:
+    (text,) = wanted(make(kind="loss", places=["node/a"], percent=100)).tables.values()
+    assert "\t\tcounter drop\n" in text
+    assert "numgen" not in text
 
 
 def test_a_partition_cuts_between_sets_only() -> None:
