@@ -178,7 +178,7 @@ def run_way(way: str, services: int, limit_s: float) -> dict[str, Any]:
         except subprocess.TimeoutExpired:
             row["stopped_s"] = round(time.perf_counter() - started)
         except subprocess.CalledProcessError as error:
-            raise SystemExit(f"{way}, {services} services: exit status {error.returncode}") from None
+            row["failed"] = f"exit status {error.returncode}"
         out.seek(0)
         for line in out:
             row |= json.loads(line)
@@ -243,6 +243,7 @@ def show(row: dict[str, Any]) -> None:
         cell("process_mb", 8, 0, "MB"),
     ]
     stopped = f"  stopped after {row['stopped_s']} s" if "stopped_s" in row else ""
+    stopped += f"  failed: {row['failed']}" if "failed" in row else ""
     stopped += f"  not run: {row['missing']}" if "missing" in row else ""
     print(f"{row['services']:8d}  {row['way']:32s}{''.join(figures)}{stopped}", flush=True)
 

@@ -80,7 +80,9 @@ def _cell(row: Row | None, key: str) -> str:
         kernel = f"{row['kernel_mb']:.0f}" if "kernel_mb" in row else "?"
         return f"{kernel} + {max(0.0, row['process_mb']):.0f} MB"
     if key not in row:
-        return f"> {row['stopped_s']} s" if key == "first_ms" else "not measured"
+        if key == "first_ms":
+            return f"> {row['stopped_s']} s" if "stopped_s" in row else "failed"
+        return "not measured"
     return f"{row[key]:.0f} µs" if key == "packet_us" else spell_time(row[key])
 
 
