@@ -27,7 +27,7 @@ from netsim.testing.waiting import wait_until
 from proxy.component import NodeProxy, ProxyComponent
 from proxy.config import ProxyConfig
 from proxy.ipvs.target import IpvsTarget
-from tests.kernel.proxy.node import GATEWAY, NODE_IP, RealNode
+from tests.kernel.proxy.node import GATEWAY, NODE_IP, SLOWNESS, RealNode
 from tests.kernel.proxy.test_nft_rules import normal, read_table
 from tests.kernel.proxy.test_program import listening, start
 from tests.kernel.proxy.test_rules import read_tables
@@ -41,7 +41,9 @@ def _read_ipvs(ns: Netns, spawner: Spawner) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """``read``: what the mode wrote, without counters and what depends on the way there. ``flush``: nft commands."""
+    """``read``: what the mode wrote, without counters and what depends on the way there. ``flush``: what takes it away,
+    nft commands or a program.
+    """
 
     name: str
     read: Callable[[Netns, Spawner], Any]
@@ -60,6 +62,9 @@ class Mode:
         )
 
 
+# Each thing that the ipvs mode keeps outside of netfilter, taken away with the tool that people have.
+IPVS_LOSSES = ("ipvsadm -C", "ip link delete kube-ipvs0", "ip address flush dev kube-ipvs0", "ipset flush")
+
 MODES = {
     mode.name: mode
     for mode in (
@@ -69,7 +74,7 @@ MODES = {
             lambda ns, _spawner: normal(read_table(ns)),
             ("flush ruleset", "delete table ip kube-proxy", "flush table ip kube-proxy"),
         ),
-        Mode("ipvs", _read_ipvs, ("flush ruleset",)),
+        Mode("ipvs", _read_ipvs, ("flush ruleset", *IPVS_LOSSES)),
     )
 }
 NEEDS = {"iptables": ("command:iptables-nft-restore",), "nftables": (), "ipvs": ("ipvs", "dummy", "ipset")}
@@ -148,7 +153,7 @@ def assert_like_fresh(node: RealNode, mode: Mode, address: str = NODE_IP) -> Non
     """What the node's kernel holds is, or within seconds becomes, what a fresh proxy would write."""
     fresh = read_fresh(node, mode, address)
     try:
-        wait_until("the rules of a fresh proxy", lambda: mode.read(node.node, node.spawner) == fresh, timeout_s=10)
+        wait_until("the rules of a fresh proxy", lambda: mode.read(node.node, node.spawner) == fresh, 10 * SLOWNESS)
     except TimeoutExpired:  # pytest shows the difference
         assert mode.read(node.node, node.spawner) == fresh
         raise

@@ -33,8 +33,9 @@ from proxy.config import ProxyConfig
 NODE_IP, GATEWAY, EXTERNAL_IP = "172.18.0.2", "10.244.1.1", "203.0.113.5"
 PODS = {"pod-1": "10.244.1.2", "pod-2": "10.244.1.3", "pod-3": "10.244.1.4"}
 FAILURES = ("refused", "silence")
-SILENCE_S = 0.4  # long enough for the kernel's answer, short enough for a test
-PATIENCE_S = 10.0  # for that of a program, which a busy machine lets wait
+SLOWNESS = 5.0 if os.environ.get("NETSIM_IN_VM") else 1.0  # of this machine: software emulation
+SILENCE_S = 0.4 * SLOWNESS  # long enough for the kernel's answer, short enough for a test
+PATIENCE_S = 10.0 * SLOWNESS  # for that of a program, which a busy machine lets wait
 
 
 class Responder:
@@ -119,7 +120,7 @@ class RealNode:
             ns.close()
 
     def call(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(30 * SLOWNESS)
 
     async def _start(self) -> None:
         self.server = ApiServer(Store(":memory:"), ClusterConfig(), SystemClock())

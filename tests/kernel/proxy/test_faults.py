@@ -5,7 +5,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from tests.kernel.proxy.faults import (
     put,
     remove,
 )
-from tests.kernel.proxy.node import NODE_IP, PODS, RealNode, ask, knock, real_node
+from tests.kernel.proxy.node import NODE_IP, PODS, SLOWNESS, RealNode, ask, knock, real_node
 from tests.kernel.proxy.test_switch import CLUSTER_IP, ECHO_PORT, Knocking, echo_server
 from tests.laws.test_proxy_partial_sync import NAMES, PORTS, slices
 from tests.unit.proxy.make import make_endpoint, make_service, make_slice
@@ -85,12 +85,15 @@ STEPS: st.SearchStrategy[list[Step]] = st.lists(
         st.tuples(st.just("remove service"), st.sampled_from(NAMES)),
         st.tuples(st.just("remove slice"), st.sampled_from([f"{n}-{x}" for n in NAMES for x in "xy"])),
         st.tuples(st.just("node"), st.tuples(st.sampled_from(["z1", "z2"]), st.sampled_from(ADDRESSES))),
-        st.tuples(st.just("flush"), st.integers(0, 2)),
+        st.tuples(st.just("flush"), st.integers(0, 4)),
         st.tuples(st.just("settle"), st.none()),
     ),
     min_size=10,
     max_size=30,
 )
+
+
+PROGRAMS = ("ipvsadm ", "ip ", "ipset ")
 
 
 class Play:
@@ -123,7 +126,11 @@ class Play:
 
 
 def spoil(node: RealNode, commands: str) -> None:
-    """nft commands in the node; that the table is gone, which they would take away, is as good."""
+    """nft commands in the node, or a program; that the table is gone, which they would take away, is as good."""
+    if commands.startswith(PROGRAMS):
+        with suppress(AssertionError):  # what it would take away is gone, as here after each other
+            node.run(node.node, *commands.split())
+        return
     script = "add table ip nat\nadd table ip filter\nadd table ip kube-proxy\n" if "flush table" in commands else ""
     if "delete table" in commands:
         script = "add table ip kube-proxy\n"
@@ -197,7 +204,9 @@ def program_node(spawner: Spawner, mode: Mode, folder: Path) -> Iterator[Program
         for obj in [*objects, *(make_slice([make_endpoint("10.244.2.2")], f"s{n}") for n in range(MANY))]:
             node.call(put(node.api, obj))
         node.launch()
-        wait_until("the first rules", lambda: ask(node.pods["pod-2"], CLUSTER_IP, 80).startswith("pod-1"), 30)
+        wait_until(
+            "the first rules", lambda: ask(node.pods["pod-2"], CLUSTER_IP, 80).startswith("pod-1"), 30 * SLOWNESS
+        )
         yield node
     finally:
         node.close()
@@ -243,7 +252,7 @@ def wait_for_change(node: ProgramNode, mode: Mode) -> float:
     """The program just launched has begun to write: the kernel holds something else. The seconds that took it."""
     started_s = time.monotonic()
     before = mode.read(node.node, spawner := node.spawner)
-    wait_until("another state of the rules", lambda: mode.read(node.node, spawner) != before, timeout_s=20)
+    wait_until("another state of the rules", lambda: mode.read(node.node, spawner) != before, 20 * SLOWNESS)
     return time.monotonic() - started_s
 
 
@@ -256,10 +265,10 @@ def without_the_api(node: ProgramNode, mode: Mode) -> None:
     node.launch()
     for obj in (make_service("late", "10.96.2.1"), make_slice([make_endpoint(PODS["pod-3"])], "late")):
         node.call(put(node.api, obj))
-    wait_until("the program's words", lambda: "waiting for the Node" in node.words()[said:], timeout_s=20)
+    wait_until("the program's words", lambda: "waiting for the Node" in node.words()[said:], 20 * SLOWNESS)
     assert mode.read(node.node, node.spawner) == before
     node.api_back()
-    wait_until("the late service", lambda: ask(node.pods["pod-2"], "10.96.2.1", 80).startswith("pod-3"), 20)
+    wait_until("the late service", lambda: ask(node.pods["pod-2"], "10.96.2.1", 80).startswith("pod-3"), 20 * SLOWNESS)
 
 
 def follows_the_node(node: ProgramNode, mode: Mode) -> None:
