@@ -47,6 +47,7 @@ class NodeTable:
     shared: Counter[tuple[int, bytes]] = field(default_factory=Counter)
     claims: dict[bytes, tuple[Holder, ...]] = field(default_factory=dict)  # the first one has it
     rules: int = 0
+    sizes: Counter[str] = field(default_factory=Counter)  # elements by set, but for those of clients
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +102,7 @@ class NftablesDialect:
         edits += _add_elements(specs, keyed)
         edits += plan_hooks()
         state.rules = sum(isinstance(edit, nft.AddRule) for edit in edits)
+        _count_elements(state.sizes, edits)
         return NftPlan(snapshot.family, state, "", True, tuple(edits))
 
     def plan_changes(
@@ -150,6 +152,7 @@ class NftablesDialect:
         edits += _unplan_own(old_own, new_own)
         state.rules += sum(len(plan_chain(key, view)) for key in new_chains) + _count_rules(new_own)
         state.rules -= sum(len(plan_chain(key, view)) for key in old_chains) + _count_rules(old_own)
+        _count_elements(state.sizes, edits)
         return NftPlan(snapshot.family, state, "", False, tuple(edits))
 
     def plan_cleanup(self, family: int, existing: Existing | None) -> NftPlan:
@@ -280,6 +283,14 @@ def _unplan_own(old: OwnChains, new: OwnChains) -> list[Edit]:
     edits: list[Edit] = [nft.FlushRules(name) for name in gone]  # all first, as they lead to one another
     edits += [nft.DeleteChain(name) for name in gone]
     return [*edits, *(nft.DeleteSet(spec.name) for spec in old.sets if spec not in wanted)]
+
+
+def _count_elements(sizes: Counter[str], edits: Iterable[Edit]) -> None:
+    for edit in edits:
+        if isinstance(edit, AddElements):
+            sizes[edit.spec.name] += len(edit.elements)
+        elif isinstance(edit, DeleteElements):
+            sizes[edit.spec.name] -= len(edit.keys)
 
 
 def _count_rules(own: OwnChains) -> int:

@@ -15,6 +15,7 @@ from proxy.nftables.plan import Existing, NftPlan
 from proxy.nftables.skeleton import TABLE, service_sets
 
 log = logging.getLogger(__name__)
+_SET_COUNT = 20  # NFTA_SET_COUNT, include/uapi/linux/netfilter/nf_tables.h
 _INLINE_ELEMENTS = 2000  # a transaction of so many takes about 2 ms; larger ones go to a thread
 
 
@@ -24,7 +25,7 @@ class NftablesTarget:
     def __init__(self, netns: Netns) -> None:
         self._netns = netns
         self._socket: NftSocket | None = None
-        self._rules: dict[int, int] = {}
+        self._written: dict[int, tuple[int, dict[str, int]]] = {}  # by family: how many rules, and elements by set
         self._replace: set[int] = set()  # families whose last full sync failed
         self._turn = asyncio.Lock()  # one socket for both families
 
@@ -56,7 +57,7 @@ class NftablesTarget:
                     self._replace.add(plan.family)
                 raise
         self._replace.discard(plan.family)
-        self._rules[plan.family] = plan.state.rules
+        self._written[plan.family] = plan.state.rules, dict(plan.state.sizes)
 
     async def _commit(self, plan: NftPlan) -> None:
         size = sum(len(getattr(edit, "elements", ())) for edit in plan.edits)
@@ -66,20 +67,30 @@ class NftablesTarget:
             self._open().commit(plan.edits, TABLE, plan.family)
 
     async def is_intact(self, view: FamilyView) -> bool:
-        """Whether our chains still have as many rules as we wrote, and the sets are there."""
+        """Whether our chains and sets still have as many rules and elements as we wrote.
+
+        Kernels before 6.17 do not say how many elements a set has: there only that it is there is looked at.
+        """
         async with self._turn:
             found = self._open()
             try:
                 rules = len(found.dump(wire.GETRULE, TABLE, view.family))
-                sets = {_word(item[2]) for item in found.dump(wire.GETSET, TABLE, view.family)}
+                sets = {_word(item[2]): item.get(_SET_COUNT) for item in found.dump(wire.GETSET, TABLE, view.family)}
             except KernelError as error:  # ENOENT: no such table
                 log.info("%s", error)
                 return False
-        wanted = {spec.name for spec in service_sets(view.family)}
-        if rules == self._rules.get(view.family) and wanted <= sets:
-            return True
-        log.info("%s: %d rules where %d were written", self._netns.name, rules, self._rules.get(view.family, 0))
-        return False
+        written, sizes = self._written.get(view.family, (0, {}))
+        if rules != written:
+            log.info("%s: %d rules where %d were written", self._netns.name, rules, written)
+            return False
+        for name in (*(spec.name for spec in service_sets(view.family)), *sizes):
+            count = sets.get(name, b"\xff")
+            if count is not None and int.from_bytes(count, "big") != sizes.get(name, 0):
+                log.info(
+                    "%s: set %s has not the %d elements that were written", self._netns.name, name, sizes.get(name, 0)
+                )
+                return False
+        return True
 
     def _open(self) -> NftSocket:
         if self._socket is None:

@@ -1,15 +1,18 @@
 """The nftables table in the kernel: what differences leave, what survives, what heals, what is refused."""
 
 import asyncio
+import contextlib
 import json
 import random
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from netsim.kernel import nft_wire as wire
 from netsim.kernel.netns import Netns
 from netsim.kernel.nft import Nft
 from netsim.kernel.nft_socket import NftSocket
@@ -200,6 +203,11 @@ FLUSHES = {
     "delete a rule's chain": "flush chain ip kube-proxy masquerading",
     "delete table": "delete table ip kube-proxy",
 }
+EMPTIED = {
+    "flush map": "flush map ip kube-proxy service-ips",
+    "flush set": "flush set ip kube-proxy nodeport-ips",
+    "delete an element": "delete element ip kube-proxy endpoints { 10.96.0.77 . tcp . 80 . 0x0 }",
+}
 
 
 @pytest.mark.parametrize("how", FLUSHES)
@@ -210,6 +218,21 @@ def test_flushed_rules_come_back(spawner: Spawner, how: str) -> None:
         _nft(node, FLUSHES[how])
         wait_until("the rules are back", lambda: _table_or_none(node.node) == before, timeout_s=10)
         assert ask(node.pods["pod-1"], "10.96.0.77", 80).startswith("pod-2")
+
+
+@pytest.mark.parametrize("how", EMPTIED)
+def test_elements_that_somebody_took_away_come_back(spawner: Spawner, how: str) -> None:
+    with real_node(spawner, replace(CONFIG, sync_period_s=0.1)) as node:
+        node.put(make_service(ip="10.96.0.77"), make_slice([make_endpoint(PODS["pod-2"])]))
+        with contextlib.closing(NftSocket(node.node)) as channel:
+            if not all(20 in item for item in channel.dump(wire.GETSET, "kube-proxy", 4)):
+                pytest.skip("this kernel does not say how many elements a set has (NFTA_SET_COUNT)")
+        before = normal(read_table(node.node))
+        _nft(node, EMPTIED[how])
+        wait_until("the elements are back", lambda: _table_or_none(node.node) == before, timeout_s=10)
+        full = node.proxy.summary()["fullSyncs"]
+        time.sleep(0.5)  # five checks more, which must find nothing missing
+        assert node.proxy.summary()["fullSyncs"] == full
 
 
 def test_a_refused_transaction_leaves_the_old_rules_and_heals_by_a_rebuild(spawner: Spawner) -> None:
