@@ -96,8 +96,8 @@ def capture(  # noqa: PLR0913 - one for each option
         skip_missing=everywhere,
         note=_tell,
     )
-    _tell(f"capturing at {len(spots)} place{'s' if len(spots) != 1 else ''}; Ctrl-C ends it")
     with _ended_by_signals(running):
+        _tell(f"capturing at {running.taps} place{'s' if running.taps != 1 else ''}; Ctrl-C ends it")
         totals = running.run()
     _report(totals, file, output)
 

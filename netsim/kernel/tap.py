@@ -36,7 +36,8 @@ _TPACKET_V3 = 2
 _TP_STATUS_USER, _TP_STATUS_VLAN_VALID, _TP_STATUS_VLAN_TPID_VALID = 0x1, 0x10, 0x40
 _ETH_P_8021Q = 0x8100
 _ETHER_ADDRESSES_BYTES = 12
-_SIOCGIFNAME, _SIOCGIFINDEX = 0x8910, 0x8933
+_SIOCGIFNAME, _SIOCGIFHWADDR, _SIOCGIFINDEX = 0x8910, 0x8927, 0x8933
+_ARPHRD_ETHER, _ARPHRD_LOOPBACK = 1, 772
 _FRAME_BYTES = 2048  # of no effect in version 3, but checked
 
 # struct tpacket_block_desc: version, offset_to_priv, block_status, num_pkts, offset_to_first_pkt
@@ -152,6 +153,14 @@ class Tap:
             raise self._error(f"interface {interface}", error) from error
         return int(struct.unpack_from("=i", answer, 16)[0])
 
+    def is_ethernet(self, interface: str) -> bool:
+        """Whether its frames have an Ethernet header, as those of lo; a tunnel's (WireGuard, tun) begin with IP."""
+        try:
+            answer = fcntl.ioctl(self._socket, _SIOCGIFHWADDR, struct.pack("=16s24x", interface.encode()[:15]))
+        except OSError:
+            return True  # gone already; most are
+        return struct.unpack_from("=H", answer, 16)[0] in (_ARPHRD_ETHER, _ARPHRD_LOOPBACK)
+
     def close(self) -> None:
         """Let go of the ring, the socket and thereby the namespace; may be repeated."""
         if self._ring is not None:
@@ -173,10 +182,16 @@ class Tap:
         )
         try:
             self._socket.setsockopt(_SOL_PACKET, _PACKET_VERSION, _TPACKET_V3)
-            self._socket.setsockopt(_SOL_PACKET, _PACKET_RX_RING, request)
+            self._set_option(_PACKET_RX_RING, request)
             self._ring = mmap.mmap(self._socket.fileno(), size)
         except OSError as error:
             raise self._error(f"packet ring of {size >> 10} KiB", error) from error
+
+    def _set_option(self, option: int, value: bytes) -> None:
+        """By ctypes: the kernel waits for an RCU grace period, and socket.setsockopt would let no other thread run."""
+        if _libc.setsockopt(self._socket.fileno(), _SOL_PACKET, option, value, len(value)) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
 
     def _bind(self, ifindex: int) -> None:
         """By ctypes: socket.bind takes the name of one interface, and has no word for all of them."""

@@ -20,6 +20,7 @@ from netsim.kernel.rtnl_socket import SocketSource
 from netsim.kernel.tap import BLOCK_BYTES, BUFFER_BYTES, Frame, Tap
 from netsim.model.errors import KernelError, NetsimError
 from netsim.observe.crossing import Crossing, Interface, Merger, Sorter
+from netsim.observe.pcapng import LINKTYPE_ETHERNET, LINKTYPE_RAW
 from netsim.observe.sinks import Sink
 
 SLACK_MS = 50  # kernels that time a ring's blocks by ticks of 10 ms are up to two ticks late, twice
@@ -127,6 +128,11 @@ class Capture:
         self._stopping = threading.RLock()
         self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._ends = {self._stop_fd: "stopped", **(ends or {})}
+
+    @property
+    def taps(self) -> int:
+        """How many places and single interfaces it is about."""
+        return len(self._stations)
 
     def stop(self) -> None:
         """End it soon, with all that was seen until now. From any thread or signal handler, and at any time."""
@@ -243,7 +249,8 @@ class Capture:
                 self._reason = "count"
 
     def _add_interface(self, station: Station, ifindex: int, name: str, mac: str) -> Interface:
-        interface = Interface(len(self._interfaces), station.place, name, station.netns, mac)
+        linktype = LINKTYPE_ETHERNET if station.tap.is_ethernet(name) else LINKTYPE_RAW
+        interface = Interface(len(self._interfaces), station.place, name, station.netns, mac, linktype)
         self._sink.add_interface(interface)
         self._interfaces.append(interface)
         station.interfaces[ifindex] = interface
