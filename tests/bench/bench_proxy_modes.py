@@ -219,10 +219,15 @@ def main() -> None:
                 rows.append({"services": services, "way": way, "missing": f"{state.feature.name}: {state.detail}"})
             show(rows[-1])
             load.append(os.getloadavg()[0])
-    if args.save:
-        machine = describe_machine() | {"load": [round(min(load), 1), round(max(load), 1)]}
-        args.save.parent.mkdir(parents=True, exist_ok=True)
-        args.save.write_text(json.dumps({"machine": machine, "rows": [_rounded(row) for row in rows]}, indent=1) + "\n")
+            if args.save:  # each time: a run that is broken off has not been for nothing
+                save(args.save, rows, load)
+
+
+def save(path: Path, rows: list[dict[str, Any]], load: list[float]) -> None:
+    """``load``: the load averages seen while it ran; the bench itself is one, a tool or our process at a time."""
+    machine = describe_machine() | {"load": [round(min(load), 1), round(max(load), 1)]}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"machine": machine, "rows": [_rounded(row) for row in rows]}, indent=1) + "\n")
 
 
 def _rounded(row: dict[str, Any]) -> dict[str, Any]:
