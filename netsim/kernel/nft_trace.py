@@ -110,7 +110,8 @@ def plan_table(
 ) -> bytes:
     """One transaction that makes the table: the same bytes for every namespace.
 
-    ``table`` starts with `TABLE_PREFIX`. ``patterns`` mark packets; for each of ``learn`` the packets that match its patterns teach their answers.
+    ``table`` starts with `TABLE_PREFIX`. ``patterns`` mark packets; for each of ``learn`` the packets that match its
+    patterns teach their answers.
     """
     first, last = [], []
     mark = expression("immediate", wire.number(1, _REGISTER), nested(2, attribute(1, b"\1\0\0\0")))

@@ -59,11 +59,11 @@ def collect(
         watch = stack.enter_context(Posts(places, table, batch, filter))
         posts = watch.all
         notes: list[str] = []
-        reply, drops = _send(probe, timeout_s, notes)
+        reply, drops = _send(probe, timeout_s, watch, notes)
         watch.wait_for_silence()
         watch.stop()
         sightings = _sightings(posts, signature)
-        conntrack = _read_conntrack(posts, sightings, notes)
+        conntrack = _read_conntrack(watch, sightings, notes)
         probe.close()
         events, elements = _read_events(posts, Own(signature, sightings), sightings, notes)
         rules, missing = read_texts(posts, events, spawner)
@@ -91,17 +91,15 @@ def _make_signature(question: Question) -> Signature:
     return make_signature(question.protocol, family, question.port, number, question.size)
 
 
-def _send(probe: Probe, timeout_s: float, notes: list[str]) -> tuple[Reply, tuple[Drop, ...]]:
+def _send(probe: Probe, timeout_s: float, watch: Posts, notes: list[str]) -> tuple[Reply, tuple[Drop, ...]]:
     """The exchange, with the drops in this thread's context."""
     try:
-        watch = DropWatch()
+        drops = watch.close_later(DropWatch())
     except FeatureMissing as error:
         notes.append(f"drop reasons: {error.message}")
         return probe.send(timeout_s), ()
-    with watch:
-        reply = probe.send(timeout_s)
-        drops = tuple(Drop(event.time_ns, event.reason, event.function) for event in watch.read())
-    return reply, drops
+    reply = probe.send(timeout_s)
+    return reply, tuple(Drop(event.time_ns, event.reason, event.function) for event in drops.read())
 
 
 def _sightings(posts: Sequence[Post], signature: Signature) -> tuple[Sighting, ...]:
@@ -142,18 +140,16 @@ def _read_events(
     return tuple(events), elements
 
 
-def _read_conntrack(
-    posts: Sequence[Post], sightings: Sequence[Sighting], notes: list[str]
-) -> Mapping[str, tuple[str, ...]]:
+def _read_conntrack(watch: Posts, sightings: Sequence[Sighting], notes: list[str]) -> Mapping[str, tuple[str, ...]]:
     """The entries of the flows that were seen in each place, while the probe's socket is still open."""
     entries: dict[str, tuple[str, ...]] = {}
-    for post in posts:
+    for post in watch.all:
         flows = dict.fromkeys(flow for one in sightings if one.place == post.place for flow in _flow_of(one.frame))
         if not flows:
             continue
         try:
-            with Conntrack(post.ns) as conntrack:
-                found = {flow.id: flow for one in flows if (flow := conntrack.find(*one)) is not None}
+            conntrack = watch.close_later(Conntrack(post.ns))
+            found = {flow.id: flow for one in flows if (flow := conntrack.find(*one)) is not None}
         except NetsimError as error:
             notes.append(f"conntrack of {post.place}: {error.message}")
             continue

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Protocol, Self, TypeVar
 
 from netsim.kernel.bpf import BpfProgram
 from netsim.kernel.netns import Netns
@@ -21,7 +21,7 @@ from netsim.kernel.nft_trace import RuleTrace, TraceMessage
 from netsim.kernel.tap import Frame, Tap
 from netsim.model.errors import KernelError, NetsimError
 
-_THREADS = 32
+_THREADS = 64
 _RING_BYTES = 512 * 1024
 _RETIRE_MS = 1
 # A frame is readable after twice the ring's latency, which the kernel rounds up to its tick.
@@ -122,6 +122,15 @@ class Post:
                 one.close()
 
 
+class Closable(Protocol):
+    """Whatever has an end."""
+
+    def close(self) -> None: ...
+
+
+T = TypeVar("T", bound=Closable)
+
+
 class Posts:
     """All posts of one probe, and nothing left of them at its end."""
 
@@ -129,6 +138,7 @@ class Posts:
         """Opens a post in every place. What a place lacks is in its post's notes."""
         self._table = table
         self._turn = ExitStack()
+        self._later: list[Closable] = []
         self.all = [Post(place, ns) for place, ns in places.items()]
         legacy = [post for post in self.all if has_legacy_rules(post.ns)]
         if legacy:
@@ -173,9 +183,14 @@ class Posts:
         finally:
             self._turn.close()
             pool = ThreadPoolExecutor(min(_THREADS, len(self.all)) or 1, thread_name_prefix="trace-close")
-            for post in self.all:
-                pool.submit(post.close)
+            for one in (*self.all, *self._later):
+                pool.submit(one.close)
             pool.shutdown(wait=False)
+
+    def close_later(self, one: T) -> T:
+        """Have ``one`` closed with the posts: also perf events and netfilter sockets take the kernel a while."""
+        self._later.append(one)
+        return one
 
     def __enter__(self) -> Self:
         return self
