@@ -32,6 +32,7 @@ _COMMANDS = {
     "describe": "describe.describe",
     "logs": "logs.logs",
     "trace": "trace.trace",
+    "explain": "explain.explain",
     "rules": "rules.rules",
     "capture": "capture.capture",
     "exec": "processes.exec_command",

@@ -118,7 +118,7 @@ def _show(spread: "Spread", output: str, file: str | None, *, many: bool, everyt
         else:
             _write(file, text)
     else:
-        colour = file is None and _has_colour()
+        colour = file is None and has_colour()
         if many:
             text = render_spread_text(spread, colour=colour, everything=everything)
         else:
@@ -129,7 +129,7 @@ def _show(spread: "Spread", output: str, file: str | None, *, many: bool, everyt
             _write(file, f"{text}\n")
 
 
-def _has_colour() -> bool:
+def has_colour() -> bool:
     """https://no-color.org"""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 

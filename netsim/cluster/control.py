@@ -45,6 +45,8 @@ class ControlTarget(Protocol):
 
     async def rules(self, service: str, node: str | None) -> dict[str, Any]: ...
 
+    async def explain(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]: ...
+
     async def trace(self, request: dict[str, Any]) -> dict[str, Any]: ...
 
     async def change_faults(self, action: str, request: dict[str, Any]) -> dict[str, Any]: ...
@@ -72,6 +74,7 @@ class ControlServer:
             "proxy-mode": self._proxy_mode,
             "fault": self._fault,
             "rules": self._rules,
+            "explain": self._explain,
             "trace": self._trace,
         }
 
@@ -182,6 +185,9 @@ class ControlServer:
     async def _proxy_mode(self, message: dict[str, Any]) -> Reply:
         await self._target.set_proxy_mode(message["mode"])
         return {}, []
+
+    async def _explain(self, message: dict[str, Any]) -> Reply:
+        return {"explanations": await self._target.explain(message["requests"])}, []
 
     async def _rules(self, message: dict[str, Any]) -> Reply:
         return await self._target.rules(message["service"], message["node"]), []

@@ -3,16 +3,21 @@ kernel, in worker threads.
 """
 
 import asyncio
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from netsim.cluster.observing import find_place, map_places, name_all, resolve
 from netsim.cluster.service_entries import list_entries
 from netsim.kernel.netns import Netns
 from netsim.model.errors import NetsimError, UsageError, not_found
 from netsim.model.kinds import SERVICE
 from netsim.model.objects import Object
-from netsim.model.target import Target, parse_service
-from netsim.model.where import Where
+from netsim.model.target import Target, parse_service, parse_target
+from netsim.model.where import Where, parse_where
+from netsim.observe.explain.answer import dump_explanation
+from netsim.observe.explain.predict import explain
+from netsim.observe.explain.read import KernelWorld
+from netsim.observe.path import Question
 from netsim.observe.rules.choose import choose_service_rules
 from netsim.observe.rules.model import Entry, NodeRules, ServiceRules
 from netsim.observe.rules.read import read_rules
@@ -49,3 +54,26 @@ async def service_rules(runtime: "Runtime", places: "Places", service: str, node
 def _read_node(name: str, ns: Netns, spawner: "Spawner", entries: Sequence[Entry]) -> NodeRules:
     rules = read_rules(ns, spawner)
     return NodeRules(name, tuple(choose_service_rules(rules, entries)), rules.notes)
+
+
+async def explain_ways(runtime: "Runtime", places: "Places", requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Predict packets' ways, as JSON has them; all from one reading of the kernel's state. Raises UsageError, ApiError,
+    NetsimError.
+    """
+    return await asyncio.to_thread(_explain, runtime, places, requests)
+
+
+def _explain(runtime: "Runtime", places: "Places", requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    every = map_places(runtime)
+    questions = [_ask(runtime, places, every, request) for request in requests]
+    world = KernelWorld(every, runtime.spawner)
+    names = name_all(runtime, every)
+    return [dump_explanation(explain(world, question, names)) for question in questions]
+
+
+def _ask(runtime: "Runtime", places: "Places", every: Mapping[str, Netns], request: dict[str, Any]) -> Question:
+    where, target = parse_where(request["from"]), parse_target(request["to"])
+    source = find_place(runtime, every, where)
+    family = request.get("family") or ((6 if ":" in target.address else 4) if target.address else None)
+    destination = resolve(runtime, places, target, request.get("protocol"), family)
+    return Question(source, str(target), destination.protocol, destination.address, destination.port)

@@ -1,9 +1,27 @@
 """What a Cluster handle offers about rules and predicted paths."""
 
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
+
 from netsim.cluster.control_client import ControlClient
-from netsim.model.target import parse_service
+from netsim.model.errors import UsageError
+from netsim.model.target import parse_service, parse_target
+from netsim.model.where import parse_where
+from netsim.observe.explain.answer import load_explanation
+from netsim.observe.explain.predict import Explanation
 from netsim.observe.rules.model import ServiceRules
 from netsim.observe.rules.render import load_rules
+
+_FAMILIES: dict[str | None, int | None] = {None: None, "ipv4": 4, "ipv6": 6}
+
+
+class Asked(NamedTuple):
+    """One question of `Explaining.explain_all`; the fields are the arguments of `Explaining.explain`."""
+
+    from_: str
+    to: str
+    protocol: Literal["tcp", "udp", "icmp"] | None = None
+    ip_family: Literal["ipv4", "ipv6"] | None = None
 
 
 class Explaining:
@@ -19,3 +37,37 @@ class Explaining:
         """
         target = parse_service(service)
         return load_rules(self._control.ask("rules", service=str(target), node=node))
+
+    def explain(
+        self,
+        from_: str,
+        to: str,
+        *,
+        protocol: Literal["tcp", "udp", "icmp"] | None = None,
+        ip_family: Literal["ipv4", "ipv6"] | None = None,
+    ) -> Explanation:
+        """Predict a packet's way there and back, and what becomes of it, without sending it.
+
+        From the kernel's state, read now: links, addresses, routes, neighbours, rules, listening sockets. Where chance
+        decides (which endpoint), every way is told with its probability; ``.path`` is the likeliest. Arguments and
+        errors are those of `trace`; that the packet would be lost is no error.
+        """
+        return self.explain_all([Asked(from_, to, protocol, ip_family)])[0]
+
+    def explain_all(self, asked: Iterable[Asked]) -> list[Explanation]:
+        """As `explain`, of many packets: the kernel's state is read once for all of them."""
+        return [
+            load_explanation(item) for item in self._control.ask("explain", requests=_requests(asked))["explanations"]
+        ]
+
+
+def _requests(asked: Iterable[Asked]) -> list[dict[str, Any]]:
+    requests = []
+    for one in asked:
+        parse_where(one.from_)
+        parse_target(one.to)
+        if one.ip_family not in _FAMILIES:
+            raise UsageError(f'ip_family: "{one.ip_family}" is not one of ipv4, ipv6')
+        family = _FAMILIES[one.ip_family]
+        requests.append({"from": one.from_, "to": one.to, "protocol": one.protocol, "family": family})
+    return requests

@@ -3,7 +3,7 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-from netsim.cluster.explaining import service_rules
+from netsim.cluster.explaining import explain_ways, service_rules
 from netsim.kernel.dump import dump_namespace
 from netsim.kernel.netns import Netns, run_in
 from netsim.kernel.process import Process, ProcessSpec
@@ -92,6 +92,10 @@ class Places:
             raise UsageError(f'there is no proxy mode "{mode}"', hint=f"one of {', '.join(PROXY_MODES)}")
         await self._runtime.proxy.switch_mode(mode)
         self._runtime.save_status(self.status())
+
+    async def explain(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What would become of packets, as ``netsim explain`` has it."""
+        return await explain_ways(self._runtime, self, requests)
 
     async def rules(self, service: str, node: str | None) -> dict[str, Any]:
         """What serves a Service, as ``netsim rules`` has it."""

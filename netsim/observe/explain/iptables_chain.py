@@ -18,9 +18,27 @@ _PASSIVE_TARGETS = frozenset(
 )
 # Options that say nothing by themselves: they name a module, or go with another option.
 _SILENT = frozenset(
-    {"-m", "--comment", "--mode", "--every", "--packet", "--set", "--name", "--seconds", "--hitcount", "--reap", "--mask",
-     "--rsource", "--rdest", "--limit-burst", "--nfacct-name", "--return-nomatch", "--hashlimit-name", "--icmp-code"}
-)  # fmt: skip
+    [
+        "-m",
+        "--comment",
+        "--mode",
+        "--packet",
+        "--set",
+        "--name",
+        "--seconds",
+        "--hitcount",
+        "--reap",
+        "--mask",
+        "--rsource",
+        "--rdest",
+        "--limit-burst",
+        "--nfacct-name",
+        "--return-nomatch",
+        "--hashlimit-name",
+        "--hashlimit-mode",
+        "--icmp-code",
+    ]
+)
 _TYPES = {
     "UNICAST": "unicast",
     "LOCAL": "local",
@@ -140,10 +158,7 @@ class IptablesWalk:
                         return False
                 except Unknown as unknown:
                     late.append(Condition("unknown", (str(unknown),)))
-        for condition in late:
-            if not self._by_chance(condition, rule):
-                return False
-        return True
+        return all(self._by_chance(condition, rule) for condition in late)
 
     def _by_chance(self, condition: Condition, rule: SavedRule) -> bool:
         chances = self._asking.chances

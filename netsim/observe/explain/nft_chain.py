@@ -105,7 +105,7 @@ class NftChainWalk:
     ) -> tuple[str, str, Answer | None]:
         """A verdict: of a statement, or of a verdict map's element."""
         kind, inner = next(iter(verdict.items())) if isinstance(verdict, Mapping) else (str(verdict), None)
-        target = inner["target"] if kind in ("jump", "goto") else ""
+        target = str(inner["target"]) if isinstance(inner, Mapping) else ""
         hit = self._hit(chain, rule, f"{kind} {target}".strip(), element)
         if kind in ("accept", "drop"):
             return "", "", Answer("accept" if kind == "accept" else "drop", hit)

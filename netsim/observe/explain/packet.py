@@ -74,7 +74,7 @@ class Travel:
     destination_mac: str = ""
     length: int = 60
     inner: Tuple | None = None
-    outer: "Travel | None" = None  # VXLAN: what it travels in
+    payload: "Travel | None" = None  # VXLAN: what travels in it, by the network ``vni``
     vni: int = 0
     untracked: bool = False
 
@@ -90,7 +90,9 @@ class Travel:
         return Tuple(self.protocol, self.source, self.source_port, self.destination, self.destination_port)
 
     def shown(self) -> Packet:
-        """In the words of a path."""
+        """In the words of a path, where what travels inside another is shown with that around it."""
+        if self.payload is not None:
+            return replace(self.payload.shown(), outer=replace(self, payload=None).shown(), vni=self.vni)
         return Packet(
             source=self.source,
             destination=self.destination,
@@ -103,8 +105,6 @@ class Travel:
             source_mac=self.source_mac,
             destination_mac=self.destination_mac,
             length=self.length,
-            outer=self.outer.shown() if self.outer is not None else None,
-            vni=self.vni or None,
         )
 
 

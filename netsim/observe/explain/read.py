@@ -150,8 +150,8 @@ def read_sysctls(ns: Netns, interfaces: Iterable[str]) -> dict[str, str]:
     """Those that decide about packets; what this kernel lacks is left out."""
     names = list(_SYSCTLS)
     for interface in interfaces:
-        for family, keys in _INTERFACE_SYSCTLS.items():
-            names += [f"ipv{family}.conf.{interface}.{key}" for key in keys]
+        for version, keys in _INTERFACE_SYSCTLS.items():
+            names += [f"ipv{version}.conf.{interface}.{key}" for key in keys]
     found = {}
     with ns.entered():
         for name in names:

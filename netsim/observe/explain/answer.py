@@ -1,0 +1,47 @@
+"""An explanation as JSON, and back, and as text. Pure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from netsim.observe.explain.predict import Explanation, Way
+from netsim.observe.pathjson import parse_path, render_path
+from netsim.observe.pathtext import render_text
+
+
+def dump_explanation(found: Explanation) -> dict[str, Any]:
+    """As JSON has it: every way is a path as ``netsim trace -o json`` has them, beside its probability."""
+    return {
+        "complete": found.complete,
+        "notes": list(found.notes),
+        "ways": [{"probability": round(way.probability, 6), "path": render_path(way.path)} for way in found.ways],
+    }
+
+
+def load_explanation(document: Mapping[str, Any]) -> Explanation:
+    """The inverse of `dump_explanation`."""
+    ways = tuple(Way(float(way["probability"]), parse_path(way["path"])) for way in document["ways"])
+    return Explanation(ways[0].path.question, ways, bool(document["complete"]), tuple(document["notes"]))
+
+
+def render_explanation(
+    found: Explanation, *, every_way: bool = False, colour: bool = False, everything: bool = False
+) -> str:
+    """The likeliest way, and of the others where they end; or all of them at length."""
+    ways = found.ways if every_way else found.ways[:1]
+    parts = []
+    for number, way in enumerate(ways, 1):
+        head = f"one of {len(found.ways)} ways: {number}, {way.probability:.0%}\n" if len(found.ways) > 1 else ""
+        parts.append(head + render_text(way.path, colour=colour, everything=everything))
+    if not every_way and len(found.ways) > 1:
+        parts.append("\n".join(["ways (--all-ways shows each at length):", *_summary(found)]))
+    return "\n\n".join(parts)
+
+
+def _summary(found: Explanation) -> list[str]:
+    lines = []
+    for way in found.ways:
+        verdict, path = way.path.verdict, way.path
+        where = f" by {path.answered_by}" if path.answered_by else (f" at {verdict.place}" if verdict.place else "")
+        seen = f", which sees {path.seen_source}" if path.answered_by and path.seen_source else ""
+        lines.append(f"  {way.probability:4.0%}  {verdict.outcome}{where}{seen}")
+    return lines if found.complete else [*lines, "  ... and more"]

@@ -1,0 +1,121 @@
+"""Frames through a Linux bridge, and netfilter's rules for what is bridged (br_netfilter). Pure.
+
+Sources: net/bridge/br_input.c, br_forward.c, br_fdb.c, br_netfilter_hooks.c.
+"""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from netsim.observe.explain.hooks import Stay
+from netsim.observe.explain.neighbours import ports_of, resolve
+from netsim.observe.explain.packet import Travel
+from netsim.observe.explain.routing import look_up
+from netsim.observe.explain.state import Link, Place
+
+if TYPE_CHECKING:
+    from netsim.observe.explain.journey import Arrival, Journey
+
+_SYSCTL = {4: "bridge.bridge-nf-call-iptables", 6: "bridge.bridge-nf-call-ip6tables"}
+
+
+def enter_by_port(journey: "Journey", place: Place, port: Link, packet: Travel) -> "Arrival":
+    """A frame comes in by a port of a bridge. Raises Lost."""
+    bridge, stay = place.by_index[port.master], Stay()
+    if port.port_state not in (2, 3):
+        journey.lose(
+            "dropped", place, packet, f"the bridge port {port.name} does not forward (state {port.port_state})"
+        )
+    if not bridge.up:
+        journey.lose("dropped", place, packet, f"{bridge.name} is down")
+    if bridge.vlan_filtering:
+        journey.chances.note(f"{place.name} {bridge.name}: its VLANs are not modelled")
+    filtered = _is_filtered(place, bridge, packet.family)
+    if filtered:
+        before = packet
+        packet = journey.pass_hook(place, "prerouting", packet, stay, interface_in=bridge.name, ports=(port.name, ""))
+        if packet.destination != before.destination:
+            packet = _redirect(journey, place, bridge, packet)
+    if _is_own(place, bridge, packet.destination_mac):
+        journey.cross(place, bridge, "in", packet)
+        return journey.receive_ip(place, bridge, packet, stay, prerouted=filtered)
+    return _send_to_port(journey, place, bridge, port, packet, stay, filtered=filtered)
+
+
+def leave_by_bridge(journey: "Journey", place: Place, bridge: Link, packet: Travel, stay: Stay) -> "Arrival":
+    """The place itself sends a frame by its bridge. br_netfilter has no say: what is routed has passed its hooks."""
+    return _send_to_port(journey, place, bridge, None, packet, stay, filtered=False)
+
+
+def _redirect(journey: "Journey", place: Place, bridge: Link, packet: Travel) -> Travel:
+    """The destination was translated while the frame was bridged: to a neighbour on the same bridge it is bridged on,
+    all else goes up to the routes (br_nf_pre_routing_finish).
+    """
+    decision = look_up(place, packet.destination, source=packet.source, mark=packet.mark, interface_in=bridge.name)
+    if decision.kind == "unicast" and any(hop.index == bridge.index for hop in decision.hops):
+        next_hop = decision.hop.via or packet.destination
+        mac, why = resolve(journey.world, place, bridge, next_hop)
+        if not mac:
+            journey.lose("dropped", place, packet, why)
+        return replace(packet, destination_mac=mac)
+    return replace(packet, destination_mac=bridge.mac)
+
+
+def _send_to_port(
+    journey: "Journey", place: Place, bridge: Link, came_by: Link | None, packet: Travel, stay: Stay, *, filtered: bool
+) -> "Arrival":
+    """To the port that has the MAC address, or else to all: then only the one that is meant takes it."""
+    port = _find_port(journey, place, bridge, came_by, packet)
+    if came_by is not None:
+        if port.index == came_by.index and not port.hairpin:
+            cause = f"{bridge.name}: it would leave by the port it came by, and {port.name} has no hairpin mode"
+            journey.lose("dropped", place, packet, cause, hint=f"bridge link set dev {port.name} hairpin on")
+        if port.isolated and came_by.isolated:
+            journey.lose(
+                "dropped", place, packet, f"{came_by.name} and {port.name} are isolated ports of {bridge.name}"
+            )
+    if filtered and came_by is not None:
+        ports = (came_by.name, port.name)
+        packet = journey.pass_hook(
+            place, "forward", packet, stay, interface_in=bridge.name, interface_out=bridge.name, ports=ports
+        )
+        packet = journey.pass_hook(
+            place, "postrouting", packet, stay, interface_out=bridge.name, next_hop=packet.destination, ports=ports
+        )
+    return journey.transmit(place, port, packet, stay)
+
+
+def _find_port(journey: "Journey", place: Place, bridge: Link, came_by: Link | None, packet: Travel) -> Link:
+    mac = packet.destination_mac
+    for entry in place.forwarding:
+        if entry.master == bridge.index and entry.mac == mac and not entry.own:
+            port = place.by_index.get(entry.index)
+            if port is not None:
+                return port
+    for port in ports_of(place, bridge):
+        if came_by is not None and port.index == came_by.index and not port.hairpin:
+            continue
+        peer = journey.world.peer(place.name, port.index)
+        if peer is None:
+            continue
+        far = journey.world.place(peer[0]).by_index[peer[1]]
+        if far.mac == mac or (far.master and _knows(journey, peer[0], far, mac)):
+            return port
+    journey.lose(
+        "dropped", place, packet, f"nobody on {bridge.name} has the MAC address {mac}: a stale neighbour entry?"
+    )
+
+
+def _knows(journey: "Journey", name: str, link: Link, mac: str) -> bool:
+    """Whether behind a port that is itself bridged on the other side somebody has the address."""
+    other = journey.world.place(name)
+    return any(entry.mac == mac and entry.master == link.master for entry in other.forwarding)
+
+
+def _is_own(place: Place, bridge: Link, mac: str) -> bool:
+    if mac == bridge.mac:
+        return True
+    return any(entry.own and entry.mac == mac and entry.master == bridge.index for entry in place.forwarding)
+
+
+def _is_filtered(place: Place, bridge: Link, family: int) -> bool:
+    return bool(place.sysctl(_SYSCTL[family])) or family in bridge.nf_call
