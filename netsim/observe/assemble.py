@@ -154,6 +154,8 @@ class _Writer:
     def _write_route(self, one: Pass, packet: Packet) -> Iterator[Hop]:
         header = packet.outer if one.outer and packet.outer is not None else packet
         came_by = one.ins[-1].sighting.interface if one.ins else ""
+        if came_by == "lo":
+            came_by = ""  # to route lookups a packet from this host itself comes by no interface
         try:
             route = self._reader.route(
                 one.place, header.source, header.destination, interface_in=came_by, mark=packet.mark or 0

@@ -5,10 +5,12 @@ was sending. So everything that can be asked of the kernel afterwards is asked a
 neighbours.
 """
 
+import errno
 import re
 
+from netsim.model.errors import KernelError
 from netsim.observe.case import Case
-from netsim.observe.path import Hop, Packet, Verdict
+from netsim.observe.path import FABRIC, Hop, Packet, Verdict
 from netsim.observe.reasons import describe_reason, name_reason
 
 _DEAD_NEIGHBOURS = ("FAILED", "INCOMPLETE")
@@ -17,6 +19,9 @@ _VIA = re.compile(r"\bvia (?:inet6? )?(\S+)")
 _DEV = re.compile(r"\bdev (\S+)")
 _MAC = re.compile(r"\blink/ether (\S+)")
 _MTU = re.compile(r"\bmtu (\d+)")
+_REVERSE_PATH = "reverse path"
+# What a lookup that meets a route of these types fails with (fib_props, net/ipv4/fib_semantics.c); EXDEV: rp_filter.
+_REFUSALS = {errno.EHOSTUNREACH: "unreachable", errno.EACCES: "prohibit", errno.EXDEV: _REVERSE_PATH}
 _FORWARDING = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
 
 
@@ -32,12 +37,14 @@ def blame_silence(case: Case) -> Verdict:
     return _blame_departure(case)
 
 
-def blame_route(case: Case, place: str) -> Verdict | None:
+def blame_route(case: Case, place: str, packet: Packet) -> Verdict | None:
     """No route, one that leads nowhere, or a next hop that does not answer; None if all of that is well."""
-    header = header_of(case.end.packet)
-    came_by = _last_interface(case, place, "in")
-    route = case.reader.route(place, header.source, header.destination, interface_in=came_by)
-    look = f"netsim exec {place} -- ip route get {header.destination}"
+    header = header_of(packet)
+    came_by = _last_interface(case, place, "in") if place != case.question.source else ""
+    route = ask_route(case, place, header.source, header.destination, came_by)
+    if route == _REVERSE_PATH:
+        return _blame_reverse_path(case, place, came_by)
+    look = look_at(place, f"ip route get {header.destination}")
     if not route:
         return Verdict("no route", place, f"no route to {header.destination}", look)
     if route.split()[0] in _NO_WAY:
@@ -49,21 +56,39 @@ def blame_route(case: Case, place: str) -> Verdict | None:
     entry = case.reader.neighbour(place, next_hop, device[1])
     if entry.endswith(_DEAD_NEIGHBOURS):
         cause = f"no neighbour answers for {next_hop} on {device[1]} (its entry is {entry.split()[-1]})"
-        return Verdict("no route", place, cause, f"netsim exec {place} -- ip neighbour")
+        return Verdict("no route", place, cause, look_at(place, "ip neighbour"))
     return None
 
 
 def blame_size(case: Case, place: str) -> Verdict:
     """Too large for the next link, and not to be cut into pieces."""
-    packet = case.packet_at_end("there")
-    came_by = _last_interface(case, place, "in")
+    packet = case.at(place)
+    came_by = _last_interface(case, place, "in") if place != case.question.source else ""
     header = header_of(packet)
-    route = case.reader.route(place, header.source, header.destination, interface_in=came_by)
+    route = ask_route(case, place, header.source, header.destination, came_by)
     device = _DEV.search(route)
     mtu = _MTU.search(case.reader.link(place, device[1])) if device else None
     size = f"{packet.length} bytes are" if packet.length else "it is"
     cause = f"{size} more than the MTU" + (f" of {device[1]}, {mtu[1]}" if device and mtu else "")
-    return Verdict("dropped", place, cause, f"netsim exec {place} -- ip link; its senders should have that MTU too")
+    return Verdict("dropped", place, cause, look_at(place, "ip link"))
+
+
+def ask_route(case: Case, place: str, source: str, destination: str, interface_in: str = "") -> str:
+    """`Reader.route`, where refusals are routes, too: what refuses may be in a table of policy routing."""
+    try:
+        return case.reader.route(place, source, destination, interface_in=interface_in)
+    except KernelError as error:
+        if error.errno == errno.ENETUNREACH:
+            return ""
+        if error.errno in _REFUSALS:
+            word = _REFUSALS[error.errno]
+            return word if word == _REVERSE_PATH else f"{word} {destination}"
+        raise
+
+
+def look_at(place: str, command: str) -> str:
+    """How to look for oneself. The fabric is no WHERE, but what a shell in the sandbox is in."""
+    return f"echo '{command}' | netsim shell" if place == FABRIC else f"netsim exec {place} -- {command}"
 
 
 def header_of(packet: Packet) -> Packet:
@@ -73,7 +98,7 @@ def header_of(packet: Packet) -> Packet:
 
 def _blame_start(case: Case) -> Verdict:
     source = case.question.source
-    found = blame_route(case, source)
+    found = blame_route(case, source, case.sent)
     if found is not None:
         return found
     dropped = _blame_drop(case, source)
@@ -108,16 +133,12 @@ def _blame_arrival(case: Case) -> Verdict:
     if header.destination in case.reader.addresses(place):
         return _blame_delivery(case, place, came_by)
     dropped = _blame_drop(case, place)
-    if dropped is not None and name_reason(_drop_name(case)) not in ("NETFILTER_DROP", "IP_INADDRERRORS"):
-        return dropped
     name = _FORWARDING[6 if ":" in header.destination else 4]
     if case.reader.setting(place, name) == "0":
-        return Verdict(
-            "dropped", place, f"{name} is 0: it does not forward", f"netsim exec {place} -- sysctl -w {name}=1"
-        )
+        return Verdict("dropped", place, f"{name} is 0: it does not forward", look_at(place, f"sysctl -w {name}=1"))
     return (
         _blame_reverse_path(case, place, came_by)
-        or blame_route(case, place)
+        or blame_route(case, place, case.end.packet)
         or _blame_conntrack(case, place)
         or dropped
         or Verdict("no reply", place, f"it came by {came_by} and did not go on; nothing says why")
@@ -133,10 +154,10 @@ def _blame_delivery(case: Case, place: str, came_by: str) -> Verdict:
     dropped = _blame_drop(case, place)
     if dropped is not None and _drop_name(case) != "NO_SOCKET":
         return _blame_conntrack(case, place) or dropped
-    back = case.reader.route(place, header.destination, header.source)
+    back = ask_route(case, place, header.destination, header.source)
     if not back or back.split()[0] in _NO_WAY:
         cause = f"no route back to {header.source}" + (f": {back}" if back else "")
-        return Verdict("no route", place, cause, f"netsim exec {place} -- ip route get {header.source}")
+        return Verdict("no route", place, cause, look_at(place, f"ip route get {header.source}"))
     full = _blame_conntrack(case, place)
     if full is not None:
         return full
@@ -145,7 +166,7 @@ def _blame_delivery(case: Case, place: str, came_by: str) -> Verdict:
         return dead
     port = f" port {header.destination_port}" if case.question.protocol != "icmp" else ""
     cause = f"it arrived at {header.destination}{port}, and nothing was sent back"
-    return Verdict("no reply", place, cause, f"netsim exec {place} -- ss -lntu shows who listens")
+    return Verdict("no reply", place, cause, look_at(place, "ss -lntu"))
 
 
 def _blame_way_back(case: Case, place: str, route: str) -> Verdict | None:
@@ -158,7 +179,7 @@ def _blame_way_back(case: Case, place: str, route: str) -> Verdict | None:
     if not entry.endswith(_DEAD_NEIGHBOURS):
         return None
     cause = f"the way back: no neighbour answers for {next_hop} on {device[1]} (its entry is {entry.split()[-1]})"
-    return Verdict("no route", place, cause, f"netsim exec {place} -- ip route; the gateway may be the wrong one")
+    return Verdict("no route", place, cause, look_at(place, "ip route"))
 
 
 def _blame_departure(case: Case) -> Verdict:
@@ -170,16 +191,14 @@ def _blame_departure(case: Case) -> Verdict:
         return dropped
     link = case.reader.link(place, left_by)
     if "NO-CARRIER" in link or "state DOWN" in link:
-        return Verdict(
-            "dropped", place, f"{left_by} has no carrier: its other end is down", f"netsim exec {place} -- ip link"
-        )
+        return Verdict("dropped", place, f"{left_by} has no carrier: its other end is down", look_at(place, "ip link"))
     if "vxlan" in left_by or " vxlan " in link:
         mac = case.end.packet.destination_mac
         cause = f"{left_by} has no forwarding entry for {mac}, or no way to its node"
-        return Verdict("dropped", place, cause, f"netsim exec {place} -- bridge fdb show dev {left_by}")
+        return Verdict("dropped", place, cause, look_at(place, f"bridge fdb show dev {left_by}"))
     mac = case.end.packet.destination_mac
     cause = f"{left_by} sent it to {mac}, and nobody was seen to get it"
-    return Verdict("dropped", place, cause, f"netsim exec {place} -- ip neighbour")
+    return Verdict("dropped", place, cause, look_at(place, "ip neighbour"))
 
 
 def _blame_link_address(case: Case, place: str, interface: str) -> Verdict | None:
@@ -189,14 +208,15 @@ def _blame_link_address(case: Case, place: str, interface: str) -> Verdict | Non
     own = _MAC.search(link)
     if not mac or own is None or own[1] == mac or " master " in link or int(mac[:2], 16) & 1:
         return None
-    sender = next((hop for hop in reversed([*case.there, *case.back]) if hop.kind == "route"), None)
+    routes = [hop for hop in (*case.there, *case.back) if hop.kind == "route" and hop.place != place]
+    sender = routes[-1] if routes else None
     if sender is None:
         return None
     device, gateway = _DEV.search(sender.route), _VIA.search(sender.route)
     next_hop = gateway[1] if gateway else header_of(sender.packet).destination
     entry = case.reader.neighbour(sender.place, next_hop, device[1] if device else "")
     cause = f"the frame was for {mac}, which is not the link address of {place} ({own[1]}): neighbour entry {entry!r}"
-    return Verdict("dropped", sender.place, cause, f"netsim exec {sender.place} -- ip neighbour show {next_hop}")
+    return Verdict("dropped", sender.place, cause, look_at(sender.place, f"ip neighbour show {next_hop}"))
 
 
 def _blame_reverse_path(case: Case, place: str, came_by: str) -> Verdict | None:
@@ -208,14 +228,14 @@ def _blame_reverse_path(case: Case, place: str, came_by: str) -> Verdict | None:
     mode = max((int(value) for value in values.values() if value.isdigit()), default=0)
     if mode == 0:
         return None
-    back = case.reader.route(place, "", header.source)
+    back = ask_route(case, place, "", header.source)
     device = _DEV.search(back)
     wrong = device is None if mode == 2 else device is None or device[1] != came_by
     if not wrong:
         return None
     leads = f"by {device[1]}" if device else "nowhere"
     cause = f"reverse path filter: it came by {came_by}, and the route back to {header.source} leads {leads}"
-    return Verdict("dropped", place, cause, f"netsim exec {place} -- sysctl net.ipv4.conf.{came_by}.rp_filter")
+    return Verdict("dropped", place, cause, look_at(place, f"sysctl net.ipv4.conf.{came_by}.rp_filter"))
 
 
 def _blame_conntrack(case: Case, place: str) -> Verdict | None:
@@ -225,7 +245,7 @@ def _blame_conntrack(case: Case, place: str) -> Verdict | None:
     if not (count.isdigit() and limit.isdigit() and int(limit) and int(count) >= int(limit)):
         return None
     cause = f"the connection tracking table is full ({count} of {limit})"
-    return Verdict("dropped", place, cause, f"netsim exec {place} -- sysctl net.netfilter.nf_conntrack_max")
+    return Verdict("dropped", place, cause, look_at(place, "sysctl net.netfilter.nf_conntrack_max"))
 
 
 def _blame_drop(case: Case, place: str) -> Verdict | None:

@@ -39,6 +39,11 @@ class Case:
         port = self.evidence.source_port
         return Packet("", question.address, question.protocol, port, question.port or port)
 
+    def at(self, place: str) -> Packet:
+        """The packet as it was last seen in a place on its way there, else where it ended."""
+        hops = [hop for hop in self.there if hop.place == place]
+        return hops[-1].packet if hops else self.end.packet
+
     def packet_at_end(self, leg: Leg) -> Packet:
         hops = self.there if leg == "there" else self.back
         return hops[-1].packet if hops else self.sent

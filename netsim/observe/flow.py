@@ -152,9 +152,10 @@ class Flow:
             quoted = decoded.quoted
             packet = quoted.packet
             if packet.protocol in ("tcp", "udp", "sctp"):
-                known = {(packet.source, packet.source_port), (packet.destination, packet.destination_port)}
-                ours = packet.protocol == self._protocol
-                return "back" if ours and (known & self._sources or known & self._targets) else None
+                source, target = (packet.source, packet.source_port), (packet.destination, packet.destination_port)
+                probe = source in self._sources or target in self._targets
+                answer = source in self._targets and target in self._sources
+                return "back" if packet.protocol == self._protocol and probe and not answer else None
             return "back" if self._protocol == "icmp" and packet.note != "echo reply" else None
         # Cut before the quoted addresses, as in the rule trace: it goes to one that probed.
         return "back" if decoded.packet.destination in {address for address, _ in self._sources} else None

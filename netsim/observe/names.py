@@ -39,8 +39,11 @@ def _name_service(service: Object, node_addresses: Iterable[str]) -> Iterator[tu
     addresses += [entry["ip"] for entry in ingress if entry.get("ip")]
     for address in addresses:
         yield address, name
+        numbers = [port["port"] for port in spec.get("ports") or ()]
         for port in spec.get("ports") or ():
-            yield join_port(address, port["port"]), f"{name}:{port.get('name') or port['port']}"
+            number = port["port"]
+            word = port.get("name") if numbers.count(number) == 1 else ""  # DNS has 53 twice, by two names
+            yield join_port(address, number), f"{name}:{word or number}"
     for port in spec.get("ports") or ():
         if port.get("nodePort"):
             for address in node_addresses:

@@ -32,7 +32,7 @@ class Painter:
 
 
 def render_text(path: Path, *, colour: bool = False, everything: bool = False) -> str:
-    """Several lines, without a newline at the end. ``everything``: also rules that led nowhere, and accepting policies."""
+    """Several lines, without a newline at the end. ``everything``: also rules that led nowhere, and policies."""
     paint = Painter(colour)
     lines = [_head(path, paint)]
     for leg in ("there", "back"):

@@ -26,6 +26,7 @@ REASONS = {
     "NEIGH_QUEUEFULL": "too many packets wait for the neighbour's link address",
     "NETFILTER_DROP": "netfilter dropped it",
     "NO_SOCKET": "no socket takes it",
+    "NO_TX_TARGET": "the bridge has no port that is up to send it to",
     "OTHERHOST": "the frame is addressed to another host's link address",
     "PKT_TOO_BIG": "it is larger than the MTU",
     "QDISC_DROP": "the queue of the interface is full, or a filter there dropped it",

@@ -1,7 +1,7 @@
 """What became of a probe, and for one that was lost where and by what. Pure but for the Reader."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from netsim.model.errors import KernelError
 from netsim.observe import blame
@@ -54,7 +54,7 @@ def _judge_refusal(case: Case) -> Verdict:
         return _by_rule("rejected", place, rule)
     packet = case.packet_at_end("there")
     port = f"{join_end(packet.destination, packet.destination_port)}/{packet.protocol}"
-    return Verdict("refused", place, f"nobody listens on {port}", f"netsim exec {place} -- ss -lntu shows who listens")
+    return Verdict("refused", place, f"nobody listens on {port}", blame.look_at(place, "ss -lntu"))
 
 
 def _judge_unreachable(case: Case) -> Verdict:
@@ -64,7 +64,7 @@ def _judge_unreachable(case: Case) -> Verdict:
     rule = case.last_rule("there", "reject", place)
     if rule is not None:
         return _by_rule("rejected", place, rule)
-    found = blame.blame_route(case, place)
+    found = blame.blame_route(case, place, case.at(place) if case.there else case.sent)
     if found is not None:
         return found
     words = first.packet.note if first is not None else ""
@@ -91,8 +91,8 @@ def _judge_failure(case: Case) -> Verdict:
     """The source's kernel refused to send: EPERM is netfilter's, EMSGSIZE the MTU's, EINVAL and EACCES a route's."""
     reply, source = case.evidence.reply, case.question.source
     if reply.error.lower().startswith("message too long"):
-        return blame.blame_size(case, source)
-    found = blame.blame_route(case, source)
+        return blame.blame_size(case, case.back[0].place if case.back else source)
+    found = blame.blame_route(case, source, case.sent)
     if found is not None:
         return found
     return Verdict("dropped", source, f"the kernel would not send: {reply.error}")
@@ -101,16 +101,17 @@ def _judge_failure(case: Case) -> Verdict:
 def _by_rule(outcome: Outcome, place: str, rule: RuleHit) -> Verdict:
     where = f"{rule.family} {rule.table} {rule.chain}"
     tool = "iptables-save" if rule.backend.startswith("iptables") else "nft list ruleset"
-    return Verdict(outcome, place, f"{where}: {rule.text}", f"netsim exec {place} -- {tool}")
+    return Verdict(outcome, place, f"{where}: {rule.text}", blame.look_at(place, tool))
 
 
 def _make_loss(case: Case, verdict: Verdict) -> Hop:
-    """The hop that ends the leg on which it was lost; where that was, if it is not the place the verdict names."""
+    """The hop that ends the leg on which it was lost, where the verdict says."""
     last = case.end
-    reason = verdict.cause or "nothing came back"
-    if verdict.place == last.place:
-        return Hop(last.place, last.leg, "loss", last.packet, reason=reason)
-    return replace(Hop(last.place, last.leg, "loss", last.packet, reason=reason), place=verdict.place or last.place)
+    if case.evidence.reply.result in ("unreachable", "failed", "refused") and case.there:
+        last = case.there[-1]  # what came back is about it
+    place = verdict.place or last.place
+    packet = case.at(place) if last.leg == "there" else last.packet
+    return Hop(place, last.leg, "loss", packet, reason=verdict.cause or "nothing came back")
 
 
 def _find_seen_source(case: Case, answered: str) -> str:
