@@ -241,6 +241,8 @@ def make_config(document: Document) -> ProxyConfig:
     if len(cidrs) > 2 or (len(cidrs) == 2 and all(map(parse_cidr, cidrs)) and len(_families(cidrs, bind)) < 2):
         hint = "such as 10.100.0.0/16,fde4:8dba:82e1::/48"
         raise InputError(f'clusterCIDR: "{document["clusterCIDR"]}" is not one CIDR for each family', hint=hint)
+    if document["clientConnection"]["burst"] < 0:
+        raise InputError("clientConnection.burst: must be non-negative")
     if parse_duration(document["configSyncPeriod"]) <= 0:
         raise InputError("configSyncPeriod: must be greater than 0")
     config = ProxyConfig(

@@ -26,6 +26,7 @@ from proxy.configuration import render_document
 from proxy.kernelsettings import ensure_settings
 from proxy.modes import MODES
 from proxy.options import Options, parse_options
+from proxy.ratelimit import limit
 from proxy.servicecidrs import follow_service_cidrs
 
 log = logging.getLogger("netsim-proxy")
@@ -88,9 +89,9 @@ async def clean_up(spawner: Spawner) -> None:
 
 
 async def _run(options: Options, spawner: Spawner) -> None:
-    transport = HttpTransport(choose_access(options))
-    _set_oom_score(options.oom_score_adj)
     clock = SystemClock()
+    transport = limit(HttpTransport(choose_access(options)), *options.request_rate, clock)
+    _set_oom_score(options.oom_score_adj)
     api = Api(transport)
     informers = InformerSet(api, clock)
     component = ProxyComponent(informers=informers, spawner=spawner, config=options.config, clock=clock, api=api)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
+    from prometheus_client.registry import Collector
 
 SYNC_BUCKETS_S = tuple(0.001 * 2**n for n in range(15))
 PROGRAMMING_BUCKETS_S = (0.0, 0.25, 0.5, *range(1, 60), *range(60, 120, 5), *range(120, 301, 30))
@@ -93,18 +94,17 @@ class ProxyMetrics:
         self.families = {family: FamilyMetrics() for family in families}
         self.healthz = {200: 0, 503: 0}
         self.livez = {200: 0, 503: 0}
+        self.pings = 0  # of /healthz beside /metrics
         self.look = look
         self.counters: Mapping[str, int] = {}  # the kernel's packet counters by name, as last read; iptables only
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """All of it as text, and its content type; ``accept`` is the request's header (OpenMetrics on request)."""
-        from prometheus_client import CollectorRegistry  # see above
-        from prometheus_client.exposition import choose_encoder
+        return _render(self, accept)
 
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(self)
-        encode, content_type = choose_encoder(accept)
-        return encode(registry), content_type
+    def render_slis(self, accept: str = "") -> tuple[bytes, str]:
+        """The same of /metrics/slis: what this server's own /healthz said (component-base metrics/prometheus/slis)."""
+        return _render(_Slis(self.pings), accept)
 
     def collect(self) -> Iterator[Metric]:
         """A prometheus_client collector's method."""
@@ -193,23 +193,47 @@ class ProxyMetrics:
         return found
 
 
+class _Slis:
+    def __init__(self, pings: int) -> None:
+        self._pings = pings
+
+    def collect(self) -> Iterator[Metric]:
+        check: Labels = ("ping", "healthz")
+        if self._pings:  # a check shows when it was made for the first time
+            text = "This metric records the result of a single healthcheck."
+            yield _gauge("kubernetes_healthcheck", text, ("name", "type"), {check: 1}, prefix="")
+            text = "This metric records the results of all healthcheck."
+            labels, samples = ("name", "type", "status"), {(*check, "success"): self._pings}
+            yield _counter("kubernetes_healthchecks", text, labels, samples, prefix="")
+
+
+def _render(collector: Collector, accept: str) -> tuple[bytes, str]:
+    from prometheus_client import CollectorRegistry  # see above
+    from prometheus_client.exposition import choose_encoder
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(collector)
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type
+
+
 def _by_family(found: Mapping[int, Mapping[str, int]]) -> dict[Labels, float]:
     return {(FAMILY_NAMES[f], label): count for f, counts in found.items() for label, count in counts.items()}
 
 
-def _counter(name: str, text: str, labels: Labels, samples: Mapping[Labels, float]) -> Metric:
+def _counter(name: str, text: str, labels: Labels, samples: Mapping[Labels, float], prefix: str = PREFIX) -> Metric:
     from prometheus_client.core import CounterMetricFamily
 
-    found = CounterMetricFamily(PREFIX + name, text, labels=labels)  # the format adds _total
+    found = CounterMetricFamily(prefix + name, text, labels=labels)  # the format adds _total
     for values, count in samples.items():
         found.add_metric(values, count)
     return found
 
 
-def _gauge(name: str, text: str, labels: Labels, samples: Mapping[Labels, float]) -> Metric:
+def _gauge(name: str, text: str, labels: Labels, samples: Mapping[Labels, float], prefix: str = PREFIX) -> Metric:
     from prometheus_client.core import GaugeMetricFamily
 
-    found = GaugeMetricFamily(PREFIX + name, text, labels=labels)
+    found = GaugeMetricFamily(prefix + name, text, labels=labels)
     for values, value in samples.items():
         found.add_metric(values, value)
     return found

@@ -54,6 +54,12 @@ class Options:
     def oom_score_adj(self) -> int:
         return int(self.document["oomScoreAdj"])
 
+    @property
+    def request_rate(self) -> tuple[float, int]:
+        """Requests to the API server: how many a second, and how many at once."""
+        connection = self.document["clientConnection"]
+        return float(connection["qps"]), int(connection["burst"])
+
 
 # --- types of flags ---
 
@@ -145,8 +151,8 @@ _FLAGS: tuple[_Flag, ...] = (
     ("oom-score-adj", "oomScoreAdj", _number, "of this process (-999)"),
     ("config-sync-period", "configSyncPeriod", _duration, "taken, and not needed: watches bring changes"),
     ("kube-api-content-type", "clientConnection.contentType", str, "taken, and not needed: JSON is spoken"),
-    ("kube-api-qps", "clientConnection.qps", _rate, "taken, and not needed: a proxy asks little"),
-    ("kube-api-burst", "clientConnection.burst", _number, "the same"),
+    ("kube-api-qps", "clientConnection.qps", _rate, "requests to the API server a second (5); below 0: no limit"),
+    ("kube-api-burst", "clientConnection.burst", _number, "how many at once (10)"),
     ("profiling", "enableProfiling", _bool, "taken; there is no profile"),
     ("show-hidden-metrics-for-version", "showHiddenMetricsForVersion", str, "taken; no metric is hidden"),
     ("feature-gates", "featureGates", _gates, "taken; there are no gates"),

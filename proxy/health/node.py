@@ -208,9 +208,13 @@ class NodeHealth:
             self._read_counters()
             body, content_type = self.metrics.render(request.headers.get("Accept", ""))
             return Answer(200, body, {"Content-Type": content_type})
+        if request.path == "/metrics/slis":
+            body, content_type = self.metrics.render_slis(request.headers.get("Accept", ""))
+            return Answer(200, body, {"Content-Type": content_type})
         if request.path == "/proxyMode":
             return Answer(200, self._config.mode.encode(), _TEXT)
         if request.path == "/healthz":
+            self.metrics.pings += 1
             return Answer(200, b"ok", _TEXT)
         if request.path == "/configz":
             from proxy.configuration import describe_config  # only for those who ask

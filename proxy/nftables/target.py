@@ -69,7 +69,7 @@ class NftablesTarget:
     async def is_intact(self, view: FamilyView) -> bool:
         """Whether our chains and sets still have as many rules and elements as we wrote.
 
-        Kernels before 6.17 do not say how many elements a set has: there only that it is there is looked at.
+        Older kernels do not say how many elements a set has: of them it is only asked that they are there.
         """
         async with self._turn:
             found = self._open()

@@ -74,6 +74,13 @@ def test_healthz_from_everywhere_and_metrics_from_the_node_alone(served: RealNod
     assert b'kubeproxy_proxy_healthz_total{code="200"}' in answer[2]
 
 
+def test_slis(served: RealNode) -> None:
+    answer = fetch(served.node, "127.0.0.1", METRICS, "/metrics/slis")
+    assert answer is not None
+    assert answer[0] == 200
+    assert b'kubernetes_healthchecks_total{name="ping"' in answer[2]
+
+
 def test_proxy_mode_and_configz(served: RealNode) -> None:
     answer = fetch(served.node, "127.0.0.1", METRICS, "/proxyMode")
     assert answer is not None

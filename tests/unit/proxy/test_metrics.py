@@ -89,6 +89,15 @@ def test_the_kernels_counters_show_where_there_are_such() -> None:
     assert value(samples, "iptables_localhost_nodeports_accepted_packets_total") == 4
 
 
+def test_slis_are_of_the_servers_own_health() -> None:
+    metrics = ProxyMetrics("nftables", (4,))
+    assert metrics.render_slis()[0] == b""
+    metrics.pings = 2
+    lines = metrics.render_slis()[0].decode().splitlines()
+    assert 'kubernetes_healthcheck{name="ping",type="healthz"} 1.0' in lines
+    assert 'kubernetes_healthchecks_total{name="ping",status="success",type="healthz"} 2.0' in lines
+
+
 def test_openmetrics_for_those_who_ask() -> None:
     body, content_type = ProxyMetrics("ipvs", (4, 6)).render("application/openmetrics-text; version=1.0.0")
     assert content_type.startswith("application/openmetrics-text")
