@@ -63,6 +63,7 @@ class IpvsTarget:
         self._iptables = Iptables(netns, spawner, backend=backend)
         self._ipset = Ipset(netns, spawner)
         self._prepared = False
+        self._preparing = asyncio.Lock()
         self._states: dict[int, NodeState] = {}  # by family: what was written
         self._checked: dict[int, int] = {}  # by family: how many virtual servers were looked into so far
         self._events: AddressEvents | None = None
@@ -76,9 +77,10 @@ class IpvsTarget:
 
         Raises FeatureMissing where the kernel has no IPVS or no dummy devices.
         """
-        if not self._prepared:
-            await run_in(self._netns, self._prepare)
-            self._prepared = True
+        async with self._preparing:  # both families at once would see each other's trial
+            if not self._prepared:
+                await run_in(self._netns, self._prepare)
+                self._prepared = True
         await run_in(self._netns, self._ensure_dummy)
         return await self.look(family)
 
