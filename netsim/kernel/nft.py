@@ -14,7 +14,7 @@ from netsim.kernel.netns import Netns
 from netsim.model.errors import FeatureMissing, KernelError
 
 _SONAMES = ("libnftables.so.1",)
-_STATELESS = 1 << 1
+_STATELESS = 1 << 2
 _HANDLES = 1 << 3
 _JSON = 1 << 4
 _TERSE = 1 << 11

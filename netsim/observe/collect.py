@@ -17,7 +17,7 @@ from netsim.kernel.rtnl_wire import parse_ip
 from netsim.model.errors import FeatureMissing, NetsimError, UsageError
 from netsim.observe.decode import decode_frame
 from netsim.observe.elements import read_elements
-from netsim.observe.events import read_events
+from netsim.observe.events import correct_legacy, read_events
 from netsim.observe.evidence import Drop, Evidence, Reply, RuleEvent, Sighting
 from netsim.observe.own import Own
 from netsim.observe.path import Question
@@ -72,7 +72,7 @@ def collect(
             source_port=probe.source_port,
             reply=reply,
             sightings=sightings,
-            events=events,
+            events=correct_legacy(events, rules),
             drops=drops,
             rules=rules,
             conntrack=conntrack,

@@ -1,11 +1,12 @@
 """The kernel's messages about rules, as events: with the hook they belong to, and by which tool the rule was made."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from netsim.kernel.nf_log import LogMessage
 from netsim.kernel.nft_trace import ChainInfo, RuleTrace, TraceMessage
-from netsim.observe.evidence import RuleEvent
+from netsim.observe.evidence import RuleEvent, RuleKey
 from netsim.observe.own import Own
 from netsim.observe.posts import Post
 
@@ -82,7 +83,7 @@ def _legacy_event(post: Post, message: LogMessage) -> RuleEvent:
         table=message.table,
         chain=message.chain,
         kind=_kind(message.kind),
-        handle=message.number if message.kind == "rule" else 0,
+        handle=message.number,  # of a return or policy: the one after the last rule's, or see `correct_legacy`
         verdict="",
         hook=message.hook,
         priority=priority,
@@ -91,6 +92,19 @@ def _legacy_event(post: Post, message: LogMessage) -> RuleEvent:
         interface_out=post.interface(message.index_out),
         mark=message.mark,
     )
+
+
+def correct_legacy(events: Sequence[RuleEvent], rules: Mapping[RuleKey, str]) -> tuple[RuleEvent, ...]:
+    """The kernel takes a rule without any condition that accepts or drops for the end of its chain, and says "return"
+    or "policy" (get_chainname_rulenum); but there is a rule of that number, by the chain's listing in ``rules``.
+    """
+    corrected = []
+    for event in events:
+        if event.backend == "iptables-legacy" and event.kind != "rule":
+            known = (event.place, event.family, event.table, event.chain, event.handle) in rules
+            event = replace(event, kind="rule") if known else replace(event, handle=0)
+        corrected.append(event)
+    return tuple(corrected)
 
 
 def _kind(word: str) -> Literal["rule", "return", "policy"]:
