@@ -81,7 +81,7 @@ class IpvsTarget:
             if not self._prepared:
                 await run_in(self._netns, self._prepare)
                 self._prepared = True
-        await run_in(self._netns, self._ensure_dummy)
+            await run_in(self._netns, self._ensure_dummy)
         return await self.look(family)
 
     async def look(self, family: int) -> Existing:
