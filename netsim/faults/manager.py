@@ -151,8 +151,12 @@ class Faults:
         )
         await self._change({**self._active, made.number: made})
         if made.kind == "stop":
-            for place in made.places:
-                await self._target.stop_node(parse_where(place).name)
+            try:
+                for place in made.places:
+                    await self._target.stop_node(parse_where(place).name)
+            except NetsimError:
+                await self._change({number: other for number, other in self._active.items() if other is not made})
+                raise
         if made.duration_s is not None:
             self._timers[made.number] = asyncio.create_task(self._expire(made.number, made.duration_s))
         log.info("fault %d: %s at %s %s", made.number, made.kind, ", ".join(made.places), describe_values(made))
