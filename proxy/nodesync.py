@@ -323,7 +323,7 @@ class NodeSync:
 
 
 def count_rules(text: str) -> dict[str, int]:
-    """How many rules an iptables-restore input adds, by table."""
+    """How many rules an iptables-restore input adds, by table; mangle has a canary only."""
     tables = f"\n{text}".split("\n*")[1:]
     counts = {table.split("\n", 1)[0]: table.count("\n-A ") for table in tables}
-    return {"filter": 0, "nat": 0} | counts
+    return {table: counts.get(table, 0) for table in ("filter", "nat")}

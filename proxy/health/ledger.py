@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from netsim.model.objects import Object
+from proxy.config import FamilyView
 from proxy.health.counts import count_no_local, count_pending, read_trigger_s
 from proxy.health.servicehealth import Check, CheckedServices
 from proxy.metrics import Now
@@ -55,11 +56,11 @@ class Ledger:
             services, endpoints = services + changed[0], endpoints + changed[1]
             no_local[family] = count_no_local(snapshot, node, sync.view.node.zone)
             if sync.mode == "iptables" and sync.state is not None:
-                rules[family] = _count_rules(sync.state)
+                rules[family] = _count_rules(sync.state, sync.view)
         return Now(self._service_changes, self._slice_changes, services, endpoints, rules, no_local)
 
 
-def _count_rules(state: Any) -> Mapping[str, int]:
+def _count_rules(state: Any, view: FamilyView) -> Mapping[str, int]:
     from proxy.iptables.counts import count_owned_rules  # only where that mode is
 
-    return count_owned_rules(state)
+    return count_owned_rules(state, view)

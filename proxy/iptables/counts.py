@@ -1,12 +1,14 @@
 """How many rules a node has, for metrics. Pure."""
 
+from proxy.config import FamilyView
 from proxy.iptables.blocks import HEADS
-from proxy.iptables.plan import NodeRules
+from proxy.iptables.plan import NodeRules, count_fixed_rules
 
 
-def count_owned_rules(rules: NodeRules) -> dict[str, int]:
-    """The iptables rules of services on a node, by table; the handful that is always there is not counted."""
-    counts = {"filter": 0, "nat": len(rules.tail)}
+def count_owned_rules(rules: NodeRules, view: FamilyView) -> dict[str, int]:
+    """The iptables rules that a node has of ours, by table; without the jumps to them, as upstream counts."""
+    counts = count_fixed_rules(view)
+    counts["nat"] += len(rules.tail)
     for block in rules.blocks.values():
         for (table, _), specs in zip(HEADS, block.heads, strict=True):
             counts[table] += len(specs)

@@ -139,6 +139,12 @@ class IptablesDialect:
         return chains, gone, heads
 
 
+def count_fixed_rules(view: FamilyView) -> dict[str, int]:
+    """The rules in our chains that are there whatever services there are, by table."""
+    firewall = len(_FIREWALL_RULES) if view.localhost_node_ports else 0
+    return {"filter": len(_forward_rules(view)) + firewall, "nat": len(_postrouting_rules(view)) + 1}
+
+
 def check_text(view: FamilyView) -> str:
     """An edit that changes nothing and fails if our chains were deleted or emptied: one process, one answer.
 

@@ -28,9 +28,9 @@ SEEDS = (1, 2, 3)
 Backend = Any
 
 
-def read_tables(ns: Netns, spawner: Spawner, backend: Backend = None) -> Tables:
+def read_tables(ns: Netns, spawner: Spawner, backend: Backend = None, family: int = 4) -> Tables:
     """What there is, without tables and built-in chains that hold nothing."""
-    tables = parse_save(Iptables(ns, spawner, backend=backend).save())
+    tables = parse_save(Iptables(ns, spawner, backend=backend).save(family=family))
     return {t: {c: r for c, r in chains.items() if r or c not in make_tables()[t]} for t, chains in tables.items()}
 
 

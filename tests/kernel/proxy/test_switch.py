@@ -23,18 +23,22 @@ from tests.unit.proxy.make import CONFIG, make_endpoint, make_service, make_slic
 pytestmark = pytest.mark.needs("root", "command:ip", "command:iptables-nft-restore", "nft")
 
 CLUSTER_IP, NODE_PORT = "10.96.0.77", 30080
+ECHO_NODE_PORT = 30081
 ECHO_PORT = 8081
 SERVICE = make_service(
     ip=CLUSTER_IP,
     type="NodePort",
-    ports=[{"name": "http", "port": 80, "nodePort": NODE_PORT}, {"name": "echo", "port": 81}],
+    ports=[
+        {"name": "http", "port": 80, "nodePort": NODE_PORT},
+        {"name": "echo", "port": 81, "nodePort": ECHO_NODE_PORT},
+    ],
 )
 SLICE_PORTS = [{"name": "http", "port": 8080}, {"name": "echo", "port": ECHO_PORT}]
 
 
 @contextlib.contextmanager
-def echo_server(ns: Netns) -> Iterator[None]:
-    """Sends back what one client sends, for as long as the connection lives."""
+def echo_server(ns: Netns, clients: int = 1) -> Iterator[None]:
+    """Sends back what each of so many clients sends, for as long as its connection lives."""
     listener = ns.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.bind(("0.0.0.0", ECHO_PORT))
     listener.listen()
@@ -45,12 +49,14 @@ def echo_server(ns: Netns) -> Iterator[None]:
             while data := connection.recv(100):
                 connection.sendall(data)
 
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
+    threads = [threading.Thread(target=serve, daemon=True) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
     try:
         yield
     finally:
-        thread.join(5)
+        for thread in threads:
+            thread.join(5)
         listener.close()
 
 
@@ -99,15 +105,29 @@ def has_nft_table(ns: Netns) -> bool:
 
 
 def test_there_and_back_under_traffic(web: RealNode) -> None:
-    client = web.pods["pod-2"].socket(socket.AF_INET, socket.SOCK_STREAM)
+    """Established connections by every way go on: of a pod, masqueraded ones from outside, of a pod that meets itself,
+    and of the node itself.
+    """
+    ways = (
+        (web.pods["pod-2"], CLUSTER_IP, 81),
+        (web.external, "172.18.0.2", ECHO_NODE_PORT),
+        (web.pods["pod-1"], CLUSTER_IP, 81),
+        (web.node, "172.18.0.2", ECHO_NODE_PORT),
+    )
+    clients = [ns.socket(socket.AF_INET, socket.SOCK_STREAM) for ns, _, _ in ways]
 
     def echoes() -> bool:
-        client.sendall(b"alive")
-        return client.recv(100) == b"alive"
+        for client in clients:
+            client.sendall(b"alive")
+        return all(client.recv(100) == b"alive" for client in clients)
 
-    with echo_server(web.pods["pod-1"]), client, Knocking(web.pods["pod-2"]) as knocking:
-        client.settimeout(5)
-        client.connect((CLUSTER_IP, 81))
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(echo_server(web.pods["pod-1"], len(ways)))
+        for client, (_, address, port) in zip(clients, ways, strict=True):
+            stack.enter_context(client)
+            client.settimeout(10)
+            client.connect((address, port))
+        knocking = stack.enter_context(Knocking(web.pods["pod-2"]))
         assert echoes()
         assert kube_chains(web)
         for mode in ("nftables", "iptables", "nftables"):

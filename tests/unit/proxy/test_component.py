@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from netsim.model.errors import KernelError
 from netsim.model.kinds import SERVICE
 from netsim.ruleset.iptables_model import make_tables
 from proxy.config import ProxyConfig
+from proxy.dialect import Plan
 from tests.unit.proxy.cluster import ProxyCluster, let_run, running
 from tests.unit.proxy.make import make_endpoint, make_service, make_slice
 
@@ -129,6 +131,29 @@ def test_a_node_that_refuses_again_is_an_error_and_heals_after_the_sync_period()
         assert bad.tables == good.tables
 
     play(scenario, nodes=2)
+
+
+def test_a_family_that_fails_does_not_hold_up_the_other() -> None:
+    async def scenario(cluster: ProxyCluster) -> None:
+        target = cluster.targets["node-1"]
+        plain = target.apply
+
+        async def refuse_ipv6(plan: Plan[Any]) -> None:
+            if plan.family == 6:
+                raise KernelError("ip6tables-restore: refused", where="test")
+            await plain(plan)
+
+        target.apply = refuse_ipv6  # type: ignore[method-assign]
+        await cluster.put(make_service(ip="10.96.0.77"))
+        await cluster.put_node("node-1", "a")  # both families are written anew
+        with pytest.raises(KernelError, match="ip6tables"):
+            await cluster.settle()
+        assert any("10.96.0.77" in spec for spec in target.tables["filter"]["KUBE-SERVICES"])
+        target.apply = plain  # type: ignore[method-assign]
+        await cluster.clock.advance(CONFIG.sync_period_s)
+        assert cluster.proxy.summary()["errors"] == {}
+
+    play(scenario, config=replace(CONFIG, families=(4, 6)))
 
 
 def test_flushed_rules_come_back() -> None:

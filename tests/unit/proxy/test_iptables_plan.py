@@ -8,7 +8,9 @@ import pytest
 from netsim.ruleset.iptables import parse_edits, render_save
 from netsim.ruleset.iptables_model import apply_edits, make_tables
 from proxy.iptables.blocks import probability
+from proxy.iptables.counts import count_owned_rules
 from proxy.iptables.plan import CountedTables, IptablesDialect, check_text
+from proxy.nodesync import count_rules
 from tests.unit.proxy.make import CONFIG, make_endpoint, make_map, make_rules, make_service, make_slice, make_view
 
 GOLDEN = Path(__file__).with_name("golden_full.txt")
@@ -55,6 +57,13 @@ def test_where_the_kernel_counts_two_rules_name_its_counters() -> None:
     assert changes.text == ""
     nowhere = replace(CONFIG, localhost_node_ports=False)
     assert "localhost_nps" not in dialect.plan_full(snapshot, make_view(config=nowhere), CountedTables()).text
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_rules_owned_are_all_that_a_full_sync_adds(family: int) -> None:
+    view = make_view(config=replace(CONFIG, families=(family,)), family=family)
+    plan = IptablesDialect().plan_full(make_map(EVERYTHING, family).snapshot(), view, {})
+    assert count_owned_rules(plan.state, view) == count_rules(plan.text)
 
 
 def test_jumps_that_are_there_are_not_put_in_again() -> None:
