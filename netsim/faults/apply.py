@@ -46,9 +46,11 @@ def read_cable(place: str, inner: Netns, outer: Netns, outer_name: str = "") -> 
         raise NetsimError(f"{place} has no eth0 that is a veth", where=place, hint="faults are made at such links only")
     with Rtnl(outer) as rtnl:
         port = rtnl.link(outer_name or eth0.peer_index)
+        qdiscs = read_qdiscs(rtnl, port.ifindex) if port is not None else []
     if port is None or port.kind != "veth" or port.peer_index != eth0.ifindex:
         raise NetsimError(f"the other end of {place}'s eth0 is not in {outer.name}", where=place)
-    return Cable(place, End(inner.name, "eth0"), End(outer.name, port.name), eth0.mtu, port.gso_max_segs)
+    redirected = any(qdisc.kind in ("ingress", "clsact") for qdisc in qdiscs)
+    return Cable(place, End(inner.name, "eth0"), End(outer.name, port.name), eth0.mtu, port.gso_max_segs, redirected)
 
 
 class Applier:

@@ -71,6 +71,7 @@ class Cable:
     outer: End
     mtu: int = 1500  # of inner
     gso_max_segs: int = 65535  # of outer
+    redirected: bool = False  # tc takes what arrives at outer, before nft's ingress hook
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,6 +136,7 @@ class Faults:
         sockets = {place: self._target.find_socket(parse_where(place)) for place in fault.places}
         self._check_mtu(fault)
         cables = tuple(await asyncio.to_thread(_read_cables, sockets))
+        _check_reach(fault, by, cables)
         for socket in sockets.values():
             for netns in (socket.inner, socket.outer):
                 self._namespaces[netns.name] = netns
@@ -264,6 +265,19 @@ def parse_signal(value: object) -> int:
         return int(signal.Signals[text if text.startswith("SIG") else f"SIG{text}"])
     except (KeyError, ValueError):
         raise UsageError(f'there is no signal "{value}"', hint="such as KILL, TERM, HUP, or its number") from None
+
+
+def _check_reach(fault: Fault, by: str, cables: Iterable[Cable]) -> None:
+    """Raises NetsimError where nft would never see the packets that it is to lose: after a redirection by tc a packet
+    comes back behind nft's hook (skip_classify, __netif_receive_skb_core, net/core/dev.c).
+    """
+    for cable in cables:
+        if fault.kind == "loss" and by == "nft" and fault.goes_out and cable.redirected:
+            raise NetsimError(
+                f"loss of what it sends: tc redirects that at {cable.outer.link}, and this kernel has no netem",
+                where=cable.place,
+                hint="take the annotation kubernetes.io/egress-bandwidth off the pod, or use --direction in",
+            )
 
 
 def _read_cables(sockets: Mapping[str, Socket]) -> Iterable[Cable]:

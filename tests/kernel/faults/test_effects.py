@@ -300,6 +300,45 @@ def test_a_rule_of_a_person_is_left_alone(world: World) -> None:
         run_in_sandbox(world.cluster, "nft delete table bridge mine; tc qdisc delete dev node-3 root")
 
 
+@pytest.mark.needs("ifb")
+def test_a_pod_with_bandwidth_annotations(cluster: Cluster, namespace: str) -> None:
+    """Its link has a tbf, and its traffic takes a detour, which no fault must take away or pretend to stand in."""
+    pod = make_pod("narrow")
+    annotations = {f"kubernetes.io/{word}-bandwidth": "50M" for word in ("ingress", "egress")}
+    pod["metadata"]["annotations"] = annotations
+    cluster.apply(pod, namespace=namespace)
+    where = f"pod/{namespace}/narrow"
+    with pytest.raises(NetsimError, match="no fault put there: tbf 1:"):
+        cluster.fault("rate", where, rate="1mbit")
+    if missing_feature("netem"):
+        with pytest.raises(NetsimError, match="tc redirects that"):
+            cluster.fault("loss", where, percent=100)
+        with cluster.fault("loss", where, percent=100, direction="in"):
+            pass
+    with cluster.fault("rate", where, rate="1mbit", direction="out"):
+        pass
+    assert cluster.faults() == []
+
+
+@pytest.mark.needs("vxlan")
+@pytest.mark.netsim(pod_network="vxlan")
+def test_faults_of_nodes_concern_what_travels_in_vxlan(world: World) -> None:
+    with world.cluster.fault("partition", "node/node-1", "node/node-2"):
+        assert not world.answers(world.a, world.b)
+        assert world.answers(world.a, world.c)
+    # The nodes' own addresses are learned by ARP here, whose answers would be lost too.
+    wait_until("the answer", lambda: world.answers(world.a, world.b))
+    with world.cluster.fault("loss", "node/node-2", percent=100, direction="in"):
+        assert world.count(world.a, world.b, 20) == 0
+        assert world.count(world.b, world.a, 20) == 20
+    with world.cluster.fault("mtu", "node/node-2", mtu=1400):  # the wrong MTU behind VXLAN
+        assert world.answers(world.a, world.b)
+        with pytest.raises(TimeoutError):
+            world.traffic.udp_exchange(world.a, world.ip[world.b], UDP_PORT, b"echo " + bytes(1400), timeout_s=0.5)
+    big = b"echo " + b"x" * 1400
+    assert world.traffic.udp_exchange(world.a, world.ip[world.b], UDP_PORT, big)
+
+
 def test_what_is_refused(world: World) -> None:
     cluster = world.cluster
     with pytest.raises(NetsimError, match='there is no node "node-9"'):
