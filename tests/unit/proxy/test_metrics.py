@@ -140,9 +140,9 @@ def test_a_node_counts_what_it_does() -> None:
                 assert value(samples, total) - value(first, total) == changes
             assert value(samples, "sync_proxy_rules_last_timestamp_seconds", ip_family="IPv4") == 1005
             tables = cluster.targets["node-1"].tables
-            owned = sum(len(rules) for chain, rules in tables["nat"].items() if chain[:8] in ("KUBE-SVC", "KUBE-SEP"))
-            heads = len(tables["nat"]["KUBE-SERVICES"])
-            assert value(samples, f"{name}_total", ip_family="IPv4", table="nat") == owned + heads
+            for table in ("filter", "nat"):
+                owned = sum(len(rules) for chain, rules in tables[table].items() if chain.startswith("KUBE-"))
+                assert value(samples, f"{name}_total", ip_family="IPv4", table=table) == owned
             other = scrape(of(cluster, "node-2").metrics)
             assert value(other, f"{name}_restore_failures_total", ip_family="IPv4") == 0
 
