@@ -21,7 +21,7 @@ from netsim.observe.events import correct_legacy, read_events
 from netsim.observe.evidence import Drop, Evidence, Reply, RuleEvent, Sighting
 from netsim.observe.own import Own
 from netsim.observe.path import Question
-from netsim.observe.posts import Post, Posts
+from netsim.observe.posts import Plan, Post, Posts
 from netsim.observe.probe import Probe
 from netsim.observe.rulebook import read_texts
 from netsim.observe.signature import Answers, Signature, make_signature
@@ -54,9 +54,9 @@ def collect(
     with ExitStack() as stack:
         probe = stack.enter_context(Probe(places[source_place], question, signature))
         table = f"{TABLE_PREFIX}{signature.sequence:08x}"
-        batch = plan_table(table, signature.patterns, signature.taught_by)
-        filter = compile_filter(signature.capture_patterns, snaplen=_SNAPLEN_BYTES)
-        watch = stack.enter_context(Posts(places, table, batch, filter))
+        watch = stack.enter_context(
+            Posts(places, table, _plan(table, signature, vxlan=True), _plan(table, signature, vxlan=False))
+        )
         posts = watch.all
         notes: list[str] = []
         reply, drops = _send(probe, timeout_s, watch, notes)
@@ -80,6 +80,15 @@ def collect(
             elapsed_ms=(time.monotonic() - start) * 1000,
             elements=elements,
         )
+
+
+def _plan(table: str, signature: Signature, *, vxlan: bool) -> Plan:
+    """What is set up in a node, and in a pod, whose packets are never inside VXLAN."""
+    patterns = signature.patterns if vxlan else signature.own_patterns
+    return Plan(
+        plan_table(table, patterns, signature.taught_by(vxlan=vxlan)),
+        compile_filter(signature.capture_patterns(vxlan=vxlan), snaplen=_SNAPLEN_BYTES),
+    )
 
 
 def _make_signature(question: Question) -> Signature:

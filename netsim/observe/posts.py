@@ -1,7 +1,7 @@
 """What is set up in every place while a probe is under way: the rule trace, a tap, and legacy iptables' log.
 
 Opened and closed in parallel: a packet ring takes the kernel an RCU grace period (some 12 ms) to make and two to take
-down, and grace periods of several threads are the same ones.
+down, and grace periods of several threads are the same ones. Pods, of which there may be a thousand, have no ring.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ from netsim.kernel.bpf import BpfProgram
 from netsim.kernel.netns import Netns
 from netsim.kernel.nf_log import LogMessage, TraceLog, has_legacy_rules
 from netsim.kernel.nft_trace import RuleTrace, TraceMessage
+from netsim.kernel.small_tap import SmallTap
 from netsim.kernel.tap import Frame, Tap
 from netsim.model.errors import KernelError, NetsimError
 
@@ -31,6 +32,14 @@ _MOST_SILENCE_S = 0.1
 _legacy_turn = threading.Lock()
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is set up in a place: the transaction that makes its table of rules, and what its tap keeps."""
+
+    batch: bytes
+    filter: BpfProgram
+
+
 @dataclass(slots=True)
 class Post:
     """One place under observation. ``frames``, ``messages``, ``logged``: what was read so far."""
@@ -38,7 +47,7 @@ class Post:
     place: str
     ns: Netns
     trace: RuleTrace | None = None
-    tap: Tap | None = None
+    tap: Tap | SmallTap | None = None
     log: TraceLog | None = None
     frames: list[Frame] = field(default_factory=list)
     messages: list[TraceMessage] = field(default_factory=list)
@@ -55,12 +64,12 @@ class Post:
             self._names[index] = (self.tap.name_of(index) if self.tap else "") or f"#{index}"
         return self._names[index]
 
-    def open(self, batch: bytes, filter: BpfProgram, legacy: bool) -> None:
+    def open(self, plan: Plan, legacy: bool, small: bool) -> None:
         """Whatever of it can't be had is noted; the rest goes on."""
-        self._try("rules", self._open_trace, batch)
+        self._try("rules", self._open_trace, plan.batch)
         if legacy:
             self._try("rules of legacy iptables", self._open_log)
-        self._try("interfaces", self._open_tap, filter)
+        self._try("interfaces", self._open_small if small else self._open_tap, plan.filter)
 
     def _open_trace(self, batch: bytes) -> None:
         trace = RuleTrace(self.ns)
@@ -76,6 +85,9 @@ class Post:
 
     def _open_tap(self, filter: BpfProgram) -> None:
         self.tap = Tap(self.ns, filter=filter, buffer_bytes=_RING_BYTES, latency_ms=_RETIRE_MS)
+
+    def _open_small(self, filter: BpfProgram) -> None:
+        self.tap = SmallTap(self.ns, filter)
 
     def _try(self, what: str, act: Callable[..., None], *arguments: object) -> None:
         try:
@@ -134,18 +146,24 @@ T = TypeVar("T", bound=Closable)
 class Posts:
     """All posts of one probe, and nothing left of them at its end."""
 
-    def __init__(self, places: Mapping[str, Netns], table: str, batch: bytes, filter: BpfProgram) -> None:
+    def __init__(self, places: Mapping[str, Netns], table: str, of_nodes: Plan, of_pods: Plan) -> None:
         """Opens a post in every place. What a place lacks is in its post's notes."""
         self._table = table
         self._turn = ExitStack()
         self._later: list[Closable] = []
         self.all = [Post(place, ns) for place, ns in places.items()]
-        legacy = [post for post in self.all if has_legacy_rules(post.ns)]
+        legacy = {post.place for post in self.all if has_legacy_rules(post.ns)}
         if legacy:
             self._turn.enter_context(_legacy_turn)
         try:
-            with ThreadPoolExecutor(min(_THREADS, len(self.all)) or 1, thread_name_prefix="trace-open") as pool:
-                for done in [pool.submit(post.open, batch, filter, post in legacy) for post in self.all]:
+            # The small ones first: when the rings have been made, the kernel stamps all frames with their time.
+            small = [post for post in self.all if post.place.startswith("pod/")]
+            rings = [post for post in self.all if not post.place.startswith("pod/")]
+            for post in small:
+                post.open(of_pods, post.place in legacy, small=True)
+            with ThreadPoolExecutor(min(_THREADS, len(rings)) or 1, thread_name_prefix="trace-open") as pool:
+                opening = [pool.submit(post.open, of_nodes, post.place in legacy, small=False) for post in rings]
+                for done in opening:
                     done.result()
         except BaseException:
             self.close()

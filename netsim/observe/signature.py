@@ -56,34 +56,40 @@ class Signature:
         return (at,) if at == 0 or self.port == DNS_PORT else (at, 0)
 
     @property
-    def patterns(self) -> tuple[Pattern, ...]:
-        """The probe, its answers and the errors about it, on their own and inside VXLAN."""
-        own = tuple(self._own_patterns())
-        return (*own, *(_in_vxlan(pattern, self.family, port) for pattern in own for port in _VXLAN_PORTS))
+    def own_patterns(self) -> tuple[Pattern, ...]:
+        """The probe, its answers and the errors about it."""
+        return tuple(self._own_patterns())
 
     @property
-    def taught_by(self) -> tuple[tuple[Learning, tuple[Pattern, ...]], ...]:
+    def patterns(self) -> tuple[Pattern, ...]:
+        """The same, on their own and inside VXLAN."""
+        own = self.own_patterns
+        return (*own, *(_in_vxlan(pattern, self.family) for pattern in own))
+
+    def taught_by(self, *, vxlan: bool) -> tuple[tuple[Learning, tuple[Pattern, ...]], ...]:
         """UDP: the packets whose answers are to be recognised."""
         if self.protocol != "udp":
             return ()
         probe = Pattern(_UDP, (self._tag_test(self._tag_offsets[0]),), (self.family,))
-        inside = tuple(_in_vxlan(probe, self.family, port) for port in _VXLAN_PORTS)
-        return (Learning(self.family, False), (probe,)), (Learning(self.family, True), inside)
+        plain = Learning(self.family, False), (probe,)
+        inside = Learning(self.family, True), (_in_vxlan(probe, self.family),)
+        return (plain, inside) if vxlan else (plain,)
 
-    @property
-    def capture_patterns(self) -> tuple[Pattern, ...]:
+    def capture_patterns(self, *, vxlan: bool) -> tuple[Pattern, ...]:
         """What taps keep. UDP: also all that might be an answer, of which `Answers` keeps those that are."""
+        known = self.patterns if vxlan else self.own_patterns
         if self.protocol != "udp":
-            return self.patterns
-        inner = Pattern(_UDP, (), (self.family,))
-        vxlan = tuple(_in_vxlan(inner, self.family, port) for port in _VXLAN_PORTS)
+            return known
+        if not vxlan:
+            return (*known, Pattern(_UDP, (), (self.family,)))
+        # Not all that VXLAN carries, which may be every connection between two nodes: only the datagrams in it.
         gaps = [0, *(edge for port in _VXLAN_PORTS for edge in (port - 1, port + 1)), 65535]
         ranges = zip(gaps[::2], gaps[1::2], strict=True)
         other = tuple(
             Pattern(_UDP, (Test(2, struct.pack("!H", low), struct.pack("!H", high)),), (self.family,))
             for low, high in ranges
         )
-        return (*self.patterns, *vxlan, *other)
+        return (*known, _in_vxlan(Pattern(_UDP, (), (self.family,)), self.family), *other)
 
     def _own_patterns(self) -> Iterator[Pattern]:
         number, family = _NUMBERS[self.protocol][self.family], (self.family,)
@@ -115,11 +121,13 @@ def make_signature(protocol: Protocol, family: int, port: int, number: int, size
     return Signature(protocol, family, port, b"netsim-%08x" % number, min(number, 0xFFFFFFFF - _TCP_SPAN), size)
 
 
-def _in_vxlan(pattern: Pattern, family: int, port: int) -> Pattern:
-    """The same packet inside VXLAN, which runs over either family."""
+def _in_vxlan(pattern: Pattern, family: int) -> Pattern:
+    """The same packet inside VXLAN, which runs over either family.
+
+    Its port is not looked at: it may be another one, and what is inside says enough.
+    """
     inner = _VXLAN_INNER + IP_BYTES[family]
     tests = [
-        equals(2, struct.pack("!H", port)),
         equals(_VXLAN_INNER - 2, _ETHER_TYPES[family]),
         equals(_VXLAN_INNER + _PROTOCOL_AT[family], bytes((pattern.protocol,))),
     ]
