@@ -84,6 +84,8 @@ class PodWorker:
     def resume(self) -> None:
         """The node is back: see to everything that happened meanwhile. Others may have written the status."""
         self._written = None
+        if self._after is not None:
+            self._after.resume()  # nobody else knows it any more
         self.wake()
 
     def update(self, pod: Object) -> None:

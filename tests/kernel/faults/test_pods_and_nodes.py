@@ -128,17 +128,22 @@ def test_a_stopped_node_is_noticed_and_comes_back(lab: Cluster) -> None:
 
 
 def test_pods_of_a_stopped_node_end_when_it_is_back(lab: Cluster) -> None:
-    lab.apply(make_pod("doomed", node="node-2", terminationGracePeriodSeconds=1))
+    twin = make_pod("twin", node="node-2")  # without a grace period: deleted is gone from the API
+    lab.apply([make_pod("doomed", node="node-2", terminationGracePeriodSeconds=1), twin])
+    uid = lab.get("pod", "twin")["metadata"]["uid"]
     with lab.fault("stop", "node/node-2"):
         with pytest.raises(NetsimError, match="is there already"):
             lab.fault("stop", "node/node-2")
         lab.delete("pod", "doomed", wait=False)
-        lab.apply(make_pod("late", node="node-2"), wait=False)
+        lab.delete("pod", "twin")
+        lab.apply([make_pod("late", node="node-2"), twin], wait=False)
         lab.barrier()
         assert lab.get("pod", "doomed")["metadata"]["deletionTimestamp"]
         assert lab.get("pod", "late")["status"]["phase"] == "Pending"
     wait_until("gone", lambda: "doomed" not in [pod["metadata"]["name"] for pod in lab.list("pods", "default")])
     wait_until("running", lambda: is_ready(lab, "late", "default"))
+    wait_until("another of that name", lambda: is_ready(lab, "twin", "default"))
+    assert lab.get("pod", "twin")["metadata"]["uid"] != uid
 
 
 def test_a_node_that_stops_for_a_moment_is_never_missed(lab: Cluster) -> None:
