@@ -15,7 +15,7 @@ from netsim.model.objects import Object
 from netsim.model.target import Target, parse_service, parse_target
 from netsim.model.where import Where, parse_where
 from netsim.observe.explain.answer import dump_explanation
-from netsim.observe.explain.predict import explain
+from netsim.observe.explain.predict import Explainer
 from netsim.observe.explain.read import KernelWorld
 from netsim.observe.path import Question
 from netsim.observe.rules.choose import choose_service_rules
@@ -66,9 +66,8 @@ async def explain_ways(runtime: "Runtime", places: "Places", requests: list[dict
 def _explain(runtime: "Runtime", places: "Places", requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
     every = map_places(runtime)
     questions = [_ask(runtime, places, every, request) for request in requests]
-    world = KernelWorld(every, runtime.spawner)
-    names = name_all(runtime, every)
-    return [dump_explanation(explain(world, question, names)) for question in questions]
+    explainer = Explainer(KernelWorld(every, runtime.spawner), name_all(runtime, every))
+    return [dump_explanation(explainer.explain(question)) for question in questions]
 
 
 def _ask(runtime: "Runtime", places: "Places", every: Mapping[str, Netns], request: dict[str, Any]) -> Question:

@@ -51,10 +51,11 @@ class Passage:
 class Tracker:
     """The connections of every place in one run of the model, and what hooks do with them."""
 
-    def __init__(self, chances: Chances) -> None:
+    def __init__(self, chances: Chances, filters: dict[tuple[str, int], Filters]) -> None:
+        """``filters``: rules by place and family, sorted when first asked for; shared by many runs."""
         self._chances = chances
         self._flows: dict[str, list[Flow]] = {}
-        self._filters: dict[tuple[str, int], Filters] = {}
+        self._filters = filters
         self._random = iter(RANDOM_PORTS)
 
     def filters(self, place: Place, family: int) -> Filters:

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from netsim.observe.explain.bridge import enter_by_port, leave_by_bridge
 from netsim.observe.explain.context import Answer, Chances
+from netsim.observe.explain.filters import Filters
 from netsim.observe.explain.hooks import Hook, Passage, Stay, Tracker
 from netsim.observe.explain.neighbours import resolve
 from netsim.observe.explain.packet import CLIENT_PORT, Travel, answer_to, error_about
@@ -54,10 +55,10 @@ class Arrival:
 class Journey:
     """The hops of one question, there and back, in one of the ways that chance may take."""
 
-    def __init__(self, world: World, chances: Chances) -> None:
+    def __init__(self, world: World, chances: Chances, filters: dict[tuple[str, int], Filters]) -> None:
         self.world = world
         self.chances = chances
-        self.tracker = Tracker(chances)
+        self.tracker = Tracker(chances, filters)
         self.hops: list[Hop] = []
         self.leg: Leg = "there"
         self._steps = 0

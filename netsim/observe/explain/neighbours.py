@@ -13,6 +13,14 @@ _KNOWN = frozenset({"permanent", "noarp", "reachable", "stale", "delay", "probe"
 
 def resolve(world: World, place: Place, link: Link, address: str) -> tuple[str, str]:
     """The MAC address of a next hop, or "" and why there is none."""
+    key = link.index, address
+    found = place.decisions.get(key)
+    if found is None:
+        found = place.decisions[key] = _resolve(world, place, link, address)
+    return found
+
+
+def _resolve(world: World, place: Place, link: Link, address: str) -> tuple[str, str]:
     for entry in place.neighbours:
         if entry.index == link.index and entry.address == address and entry.state in _KNOWN and not entry.proxy:
             return entry.mac, ""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from netsim.observe.explain.context import Chances, every_way
+from netsim.observe.explain.filters import Filters
 from netsim.observe.explain.hooks import Stay
 from netsim.observe.explain.journey import Arrival, Journey, Lost
 from netsim.observe.explain.packet import CLIENT_PORT, Travel, shown_port
@@ -11,6 +12,7 @@ from netsim.observe.explain.state import World
 from netsim.observe.path import Hop, Path, Question, Verdict
 
 MOST_WAYS = 64  # a Service of a thousand endpoints has a thousand ways that differ in an address only
+_WHOLE = 0.999  # probabilities that sum up to less: ways are left out
 _FIRST_NOTE = {"tcp": "SYN", "udp": "", "icmp": "echo request"}
 _BYTES = {("tcp", 4): 60, ("tcp", 6): 80, ("udp", 4): 48, ("udp", 6): 68, ("icmp", 4): 84, ("icmp", 6): 104}
 
@@ -38,35 +40,43 @@ class Explanation:
         return self.ways[0].path
 
 
-def explain(world: World, question: Question, names: Mapping[str, str], *, most: int = MOST_WAYS) -> Explanation:
-    """What would become of a packet. ``names``: address, or "address:port" of a Service, to the name of its owner.
+class Explainer:
+    """Answers questions about one world, whose state does not change meanwhile."""
 
-    Raises KernelError where a place's state can't be read.
-    """
-    found: list[Way] = []
-    notes: dict[str, None] = {}
-    total = 0.0
-    for chances, path in every_way(lambda chances: _predict(world, question, chances, names), most):
-        same = next((at for at, way in enumerate(found) if _is_same(way.path, path)), None)
-        if same is None:
-            found.append(Way(chances.probability, path))
-        else:
-            found[same] = replace(found[same], probability=found[same].probability + chances.probability)
-        total += chances.probability
-        notes |= dict.fromkeys(chances.notes)
-    ways = sorted(found, key=lambda way: -round(way.probability, 6))
-    complete = total > 0.999
-    if not complete:
-        notes[f"only {most} of the ways were followed"] = None
-    return Explanation(question, tuple(ways), complete, tuple(notes))
+    def __init__(self, world: World, names: Mapping[str, str]) -> None:
+        """``names``: address, or "address:port" of a Service, to the name of its owner."""
+        self._world = world
+        self._names = names
+        self._filters: dict[tuple[str, int], Filters] = {}
+
+    def explain(self, question: Question, *, most: int = MOST_WAYS) -> Explanation:
+        """What would become of a packet. Raises KernelError where a place's state can't be read."""
+        found: list[Way] = []
+        notes: dict[str, None] = {}
+        total = 0.0
+        for chances, path in every_way(lambda chances: self._predict(question, chances), most):
+            same = next((at for at, way in enumerate(found) if _is_same(way.path, path)), None)
+            if same is None:
+                found.append(Way(chances.probability, path))
+            else:
+                found[same] = replace(found[same], probability=found[same].probability + chances.probability)
+            total += chances.probability
+            notes |= dict.fromkeys(chances.notes)
+        ways = sorted(found, key=lambda way: -round(way.probability, 6))
+        complete = total > _WHOLE
+        if not complete:
+            notes[f"only {most} of the ways were followed"] = None
+        return Explanation(question, tuple(ways), complete, tuple(notes))
+
+    def _predict(self, question: Question, chances: Chances) -> Path:
+        return _predict(self._world, question, Journey(self._world, chances, self._filters), self._names)
 
 
 def _is_same(one: Path, other: Path) -> bool:
     return one.hops == other.hops and one.verdict == other.verdict
 
 
-def _predict(world: World, question: Question, chances: Chances, names: Mapping[str, str]) -> Path:
-    journey = Journey(world, chances)
+def _predict(world: World, question: Question, journey: Journey, names: Mapping[str, str]) -> Path:
     packet = _first_packet(question)
     arrival: Arrival | None = None
     answered_by = ""
@@ -90,7 +100,7 @@ def _predict(world: World, question: Question, chances: Chances, names: Mapping[
         answered_by=answered_by,
         seen_source=_seen(arrival.packet) if arrival is not None else "",
         names=_names_on(journey, names),
-        notes=tuple(chances.notes),
+        notes=tuple(journey.chances.notes),
     )
 
 

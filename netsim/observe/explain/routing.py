@@ -37,6 +37,7 @@ def network(cidr: str) -> IPv4Network | IPv6Network:
     return ip_network(cidr, strict=False)
 
 
+@lru_cache(maxsize=65536)
 def contains(cidr: str, address: str) -> bool:
     """Whether an address is in a network; False for another family's."""
     if (":" in cidr) != (":" in address):
@@ -48,6 +49,14 @@ def look_up(
     place: Place, destination: str, *, source: str = "", mark: int = 0, interface_in: str = "lo", interface_out: int = 0
 ) -> Decision:
     """The route the kernel takes. ``interface_in``: "lo" for what the namespace itself sends (as the kernel has it)."""
+    key = destination, source, mark, interface_in, interface_out
+    found = place.decisions.get(key)
+    if found is None:
+        found = place.decisions[key] = _look_up(place, *key)
+    return found
+
+
+def _look_up(place: Place, destination: str, source: str, mark: int, interface_in: str, interface_out: int) -> Decision:
     family = 6 if ":" in destination else 4
     rules = sorted((rule for rule in place.policy if rule.family == family), key=lambda rule: rule.priority)
     skip_to = -1
@@ -145,6 +154,13 @@ def is_local(place: Place, address: str) -> bool:
 
 def address_type(place: Place, address: str) -> str:
     """What ``fib saddr type`` and addrtype ask for: local, unicast, broadcast, anycast, multicast, unspec, ..."""
+    found = place.decisions.get(address)
+    if found is None:
+        found = place.decisions[address] = _address_type(place, address)
+    return found
+
+
+def _address_type(place: Place, address: str) -> str:
     one = ip_address(address)
     if one.is_unspecified:
         return "unspec" if one.version == 6 else "broadcast"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 from netsim.observe.rules.model import Rules
 
@@ -134,6 +134,8 @@ class Place:
     flows: int = 0  # entries in the connection tracking table
     flows_max: int = 0
     notes: Sequence[str] = ()
+    # Answers given before: a place does not change while it is asked about.
+    decisions: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def by_index(self) -> Mapping[int, Link]:

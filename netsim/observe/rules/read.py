@@ -1,6 +1,7 @@
 """Every rule of one namespace, read from the kernel: nf_tables, both iptables, ipsets and IPVS. Blocking."""
 
 import os
+from collections.abc import Iterable
 
 from netsim.kernel.iptables import Backend, Iptables
 from netsim.kernel.ipvs import Ipvs
@@ -9,7 +10,7 @@ from netsim.kernel.nft import Nft
 from netsim.kernel.process import ProcessSpec, Spawner
 from netsim.model.errors import KernelError, NetsimError
 from netsim.observe.iptables_save import SavedTables, parse_counted_save
-from netsim.observe.nft_listing import NftTables, parse_listing
+from netsim.observe.nft_listing import NftTables, TableKey, parse_listing
 from netsim.observe.rules.model import Rules, Virtual
 from netsim.ruleset.iptables import BUILTIN_CHAINS
 from netsim.ruleset.ipvs import ServerKey
@@ -22,36 +23,48 @@ _TIMEOUT_S = 30.0
 def read_rules(ns: Netns, spawner: Spawner) -> Rules:
     """All rules of ``ns``. A part that can't be read is a note, since the others say something all the same."""
     notes: list[str] = []
-    tables = _read_nft(ns, notes)
-    saved = _read_iptables(ns, spawner, tables, notes)
+    names = _list_tables(ns, notes)
+    saved = _read_iptables(ns, spawner, names, notes)
+    # Those of iptables-nft are left out: nft can't show their rules, and says so on standard error for each of them.
+    own = [(family, name) for family, name in names if name not in saved.get(("iptables-nft", family), ())]
+    tables = _read_nft(ns, own, notes)
     ipsets: dict[str, tuple[str, ...]] = {}
-    if any(
-        "--match-set" in rule.text for t in saved.values() for c in t.values() for x in c.values() for rule in x.rules
-    ):
+    chains = (chain for part in saved.values() for table in part.values() for chain in table.values())
+    if any("--match-set" in rule.text for chain in chains for rule in chain.rules):
         ipsets = _read_ipsets(ns, spawner, notes)
     return Rules(tables, saved, ipsets, _read_ipvs(ns, notes), tuple(notes))
 
 
-def _read_nft(ns: Netns, notes: list[str]) -> NftTables:
+def _list_tables(ns: Netns, notes: list[str]) -> list[TableKey]:
     try:
         with Nft(ns) as nft:
-            return parse_listing(nft.run_json("list ruleset"), nft.run_with_handles("list ruleset"))
+            return list(parse_listing(nft.run_json("list tables")))
     except NetsimError as error:
         notes.append(f"nftables: {error.message}")
-        return {}
+        return []
+
+
+def _read_nft(ns: Netns, names: Iterable[TableKey], notes: list[str]) -> NftTables:
+    found: NftTables = {}
+    with Nft(ns) as nft:
+        for family, name in names:
+            command = f"list table {family} {name}"
+            try:
+                found |= parse_listing(nft.run_json(command), nft.run_with_handles(command))
+            except NetsimError as error:
+                notes.append(f"nftables: {family} {name}: {error.message}")
+    return found
 
 
 def _read_iptables(
-    ns: Netns, spawner: Spawner, tables: NftTables, notes: list[str]
+    ns: Netns, spawner: Spawner, names: Iterable[TableKey], notes: list[str]
 ) -> dict[tuple[str, str], SavedTables]:
-    """Both back ends, where they have tables. Those of iptables-nft go from ``tables``: nft can't show their rules."""
+    """Both back ends, each where it has tables."""
     found: dict[tuple[str, str], SavedTables] = {}
     for family, number in _FAMILIES.items():
-        candidates = {name for f, name in tables if f == family and name in BUILTIN_CHAINS}
+        candidates = {name for f, name in names if f == family and name in BUILTIN_CHAINS}
         if candidates and (saved := _save(ns, spawner, "nft", number, notes)):
             found["iptables-nft", family] = {name: chains for name, chains in saved.items() if name in candidates}
-            for name in candidates & saved.keys():
-                del tables[family, name]
         if _read_proc(ns, _LEGACY_NAMES[family]) and (saved := _save(ns, spawner, "legacy", number, notes)):
             found["iptables-legacy", family] = saved
     return found
