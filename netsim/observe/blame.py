@@ -132,6 +132,9 @@ def _blame_arrival(case: Case) -> Verdict:
         return misled
     if header.destination in case.reader.addresses(place):
         return _blame_delivery(case, place, came_by)
+    hairpin = _blame_hairpin(case, place, came_by)
+    if hairpin is not None:
+        return hairpin
     dropped = _blame_drop(case, place)
     name = _FORWARDING[6 if ":" in header.destination else 4]
     if case.reader.setting(place, name) == "0":
@@ -143,6 +146,15 @@ def _blame_arrival(case: Case) -> Verdict:
         or dropped
         or Verdict("no reply", place, f"it came by {came_by} and did not go on; nothing says why")
     )
+
+
+def _blame_hairpin(case: Case, place: str, came_by: str) -> Verdict | None:
+    """What is to go back to where it came from needs a bridge port that sends it there."""
+    header, link = header_of(case.end.packet), case.reader.link(place, came_by)
+    if header.source != header.destination or " master " not in link or "hairpin off" not in link:
+        return None
+    cause = f"hairpin is off on {came_by}: the bridge sends nothing back out of the port by which it came"
+    return Verdict("dropped", place, cause, look_at(place, f"bridge link set dev {came_by} hairpin on"))
 
 
 def _blame_delivery(case: Case, place: str, came_by: str) -> Verdict:

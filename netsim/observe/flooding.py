@@ -34,9 +34,10 @@ def without_copies(passes: Sequence[Pass], reader: Reader) -> tuple[Pass, ...]:
     """The passes of one leg without places that merely heard it, and without ports that lead to those."""
     links = Links(reader)
     overheard = [one for one in passes if is_overheard(one, links)]
-    if overheard and len(overheard) == len([one for one in passes if not one.outs]):
-        overheard = overheard[1:] if passes[-1] in overheard else overheard  # nobody took it: that is where it was lost
     kept = [one for one in passes if one not in overheard]
+    if kept and kept[-1].outs and overheard:
+        later = [one for one in passes[passes.index(kept[-1]) :] if one in overheard]
+        kept += later[:1]  # it left and nobody took it: where it was heard is where it was lost
     for number, one in enumerate(kept):
         follower = kept[number + 1] if number + 1 < len(kept) else None
         _keep_port(one, follower, links)

@@ -50,6 +50,7 @@ class KernelReader:
             f"link/ether {found.mac}" if found.mac else "",
         ]
         parts.append(f"master {names.get(found.master, found.master)}" if found.master else "")
+        parts.append(f"hairpin {'on' if found.hairpin else 'off'}" if found.master else "")
         if not found.up:
             parts.append("state DOWN")
         elif not found.flags & _IFF_RUNNING:

@@ -62,5 +62,8 @@ def describe_reason(reason: str, function: str) -> str:
     """``words (REASON in function)``."""
     name = name_reason(reason)
     place = f" in {function.partition('+')[0]}" if function else ""
-    words = REASONS.get(name)
+    if name == "NO_TX_TARGET" and function.startswith("vxlan"):
+        words = REASONS["VXLAN_NO_REMOTE"]
+    else:
+        words = REASONS.get(name, "")
     return f"{words} ({name}{place})" if words else f"the kernel's drop reason is {name}{place}"

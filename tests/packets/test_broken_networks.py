@@ -132,7 +132,7 @@ BREAKAGES = (
         TO_WEB,
         "dropped",
         WEB,
-        "inet fw out: tcp sport 8080 drop",
+        "inet fw out: tcp sport .* drop",
     ),
     Breakage(
         "a rule of the target rejects",
@@ -146,7 +146,7 @@ BREAKAGES = (
         TO_WEB,
         "rejected",
         WEB,
-        "inet fw in: tcp dport 8080 reject",
+        "inet fw in: tcp dport .* reject",
     ),
     Breakage(
         "the source's own output drops",
