@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 
 ROUTE_LOCALNET = "net.ipv4.conf.all.route_localnet"
 _PREFIX = "net.netfilter.nf_conntrack_"
+TCP_BE_LIBERAL = f"{_PREFIX}tcp_be_liberal"
 
 
 def plan_settings(config: ProxyConfig, processors: int) -> dict[str, int]:
@@ -28,7 +29,7 @@ def plan_settings(config: ProxyConfig, processors: int) -> dict[str, int]:
     }
     settings = {_PREFIX + name: int(seconds) for name, seconds in timeouts.items() if seconds > 0}
     if config.tcp_be_liberal:
-        settings[f"{_PREFIX}tcp_be_liberal"] = 1
+        settings[TCP_BE_LIBERAL] = 1
     if conntrack.max_per_core > 0:
         settings[f"{_PREFIX}max"] = max(conntrack.max_per_core * processors, conntrack.min)
     return settings

@@ -25,8 +25,13 @@ _MEMO_MAX = 256
 _NOTHING = Block(tuple(() for _ in HEADS), {})
 
 
-class CountedTables(dict[str, Chains]):
-    """Tables of a node that has `names.COUNTERS`, so that rules may name them."""
+class NodeTables(dict[str, Chains]):
+    """A node's tables, and what else decides its rules. ``counted``: it has `names.COUNTERS`, which rules may name.
+    ``liberal``: its nf_conntrack_tcp_be_liberal is set, whoever set it.
+    """
+
+    counted = False
+    liberal = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,7 @@ class NodeRules:
     blocks: Mapping[ServicePortName, Block]
     tail: tuple[str, ...]  # the NodePort jumps at the end of nat KUBE-SERVICES
     counted: bool = False  # the node has `names.COUNTERS`
+    liberal: bool = False  # invalid packets are not dropped
     gone: bool = False  # after a cleanup
 
 
@@ -51,12 +57,13 @@ class IptablesDialect:
     def plan_full(self, snapshot: Snapshot, view: FamilyView, existing: Tables) -> Plan[NodeRules]:
         """Every chain, the jumps that are missing, and the end of stale chains. ``existing``: parsed iptables-save."""
         comments = snapshot.total_endpoints <= view.config.large_cluster_endpoints
-        counted = isinstance(existing, CountedTables)
+        counted = isinstance(existing, NodeTables) and existing.counted
+        liberal = view.config.tcp_be_liberal or (isinstance(existing, NodeTables) and existing.liberal)
         blocks = {name: _block(snapshot, name, view, comments, counted) for name in snapshot.entries}
         tail = _tail(view)
         heads = {key: _head(blocks, index, tail) for index, key in enumerate(HEADS)}
         filter_edit = TableEdit("filter", {chain: heads.get(("filter", chain), ()) for chain in names.FILTER_CHAINS})
-        filter_edit.chains[names.FORWARD] = _forward_rules(view, counted)
+        filter_edit.chains[names.FORWARD] = _forward_rules(view, counted, liberal)
         if view.localhost_node_ports:
             filter_edit.chains[names.FIREWALL] = _FIREWALL_RULES
         elif names.FIREWALL not in existing.get("filter", {}):
@@ -72,7 +79,7 @@ class IptablesDialect:
             edit.prepend = _missing_jumps(edit.table, existing)
         stale = existing.get("nat", {}).keys() - nat_edit.chains.keys()
         nat_edit.delete = tuple(sorted(filter(names.is_service_chain, stale)))
-        return Plan(snapshot.family, NodeRules(blocks, tail, counted), render_edits(edits), full=True)
+        return Plan(snapshot.family, NodeRules(blocks, tail, counted, liberal), render_edits(edits), full=True)
 
     def plan_changes(
         self, snapshot: Snapshot, changed: Collection[ServicePortName], previous: NodeRules, view: FamilyView
@@ -139,10 +146,10 @@ class IptablesDialect:
         return chains, gone, heads
 
 
-def count_fixed_rules(view: FamilyView) -> dict[str, int]:
+def count_fixed_rules(view: FamilyView, liberal: bool) -> dict[str, int]:
     """The rules in our chains that are there whatever services there are, by table."""
     firewall = len(_FIREWALL_RULES) if view.localhost_node_ports else 0
-    return {"filter": len(_forward_rules(view)) + firewall, "nat": len(_postrouting_rules(view)) + 1}
+    return {"filter": len(_forward_rules(view, liberal=liberal)) + firewall, "nat": len(_postrouting_rules(view)) + 1}
 
 
 def check_text(view: FamilyView) -> str:
@@ -190,11 +197,11 @@ _FIREWALL_RULES = (
 )
 
 
-def _forward_rules(view: FamilyView, counted: bool = False) -> tuple[str, ...]:
+def _forward_rules(view: FamilyView, counted: bool = False, liberal: bool = False) -> tuple[str, ...]:
     count = f"-m nfacct --nfacct-name {names.INVALID_COUNTER} " if counted else ""
     mark = view.config.masquerade_mark
     # Packets conntrack finds out of window would go un-translated to the client, which answers with a reset (#74839).
-    drop = () if view.config.tcp_be_liberal else (f"-m conntrack --ctstate INVALID {count}-j DROP",)
+    drop = () if liberal else (f"-m conntrack --ctstate INVALID {count}-j DROP",)
     return (
         *drop,
         f'-m comment --comment "kubernetes forwarding rules" -m mark --mark {mark}/{mark} -j ACCEPT',

@@ -8,14 +8,14 @@ from netsim.kernel.iptables import Backend, Iptables
 from netsim.kernel.netns import Netns
 from netsim.kernel.nfacct import delete_counters, ensure_counters
 from netsim.kernel.process import Spawner
-from netsim.kernel.sysctl import write_sysctl
+from netsim.kernel.sysctl import read_sysctl, write_sysctl
 from netsim.model.errors import FeatureMissing, KernelError
 from netsim.ruleset.iptables import Tables, parse_save
 from proxy.config import FamilyView, ProxyConfig
 from proxy.dialect import Plan
 from proxy.iptables.names import CANARY, COUNTERS, INVALID_COUNTER
-from proxy.iptables.plan import CountedTables, check_text
-from proxy.kernelsettings import ROUTE_LOCALNET
+from proxy.iptables.plan import NodeTables, check_text
+from proxy.kernelsettings import ROUTE_LOCALNET, TCP_BE_LIBERAL
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +46,10 @@ class IptablesTarget:
             if self._config.localhost_node_ports and 4 in self._config.families:
                 write_sysctl(self._netns, ROUTE_LOCALNET, 1)
             self._prepared = True
-        tables = await self.look(family)
-        return CountedTables(tables) if await self._count() else tables
+        tables = NodeTables(await self.look(family))
+        tables.counted = await self._count()
+        tables.liberal = self._is_liberal()
+        return tables
 
     async def look(self, family: int) -> Tables:
         """All tables of the family; sets nothing. Raises KernelError, FeatureMissing."""
@@ -74,6 +76,13 @@ class IptablesTarget:
             return False
         _can_count[self._spawner] = True
         return True
+
+    def _is_liberal(self) -> bool:
+        """Whether the connection tracker takes packets out of window, so that none of them is invalid."""
+        try:
+            return read_sysctl(self._netns, TCP_BE_LIBERAL) != "0"
+        except (FeatureMissing, KernelError):
+            return False
 
     def _uncount(self) -> None:
         try:

@@ -57,9 +57,14 @@ def ask_all(
         ask([cell for cell in report.expected if cell in report.sticky])
 
 
-def is_quiet(expected: Iterable[Result]) -> bool:
-    """Whether a client waits in vain for one of these."""
-    return any(result == SILENCE or (isinstance(result, Seen) and not result.answered) for result in expected)
+def choose_patience_s(expected: Iterable[Result], quiet_s: float, patience_s: float) -> float:
+    """How long to wait for an answer: briefly where none may come, and longer where one may come or not, as an answer
+    that a busy machine brings late would be taken for one that was lost.
+    """
+    vain = [result == SILENCE or (isinstance(result, Seen) and not result.answered) for result in expected]
+    if not any(vain):
+        return patience_s
+    return quiet_s if all(vain) else min(3 * quiet_s, patience_s)
 
 
 def _words(results: Iterable[Result]) -> str:

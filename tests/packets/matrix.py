@@ -13,7 +13,7 @@ from netsim.client.api import check_response
 from netsim.cluster.handle import Cluster
 from netsim.kernel.netns import Netns
 from netsim.model.networks import DEFAULTS
-from tests.packets.asking import Report, ask_all, is_quiet
+from tests.packets.asking import Report, ask_all, choose_patience_s
 from tests.packets.cells import (
     GATEWAY,
     LISTED,
@@ -172,7 +172,7 @@ class Ground:
 
     def request(self, cell: Cell, expected: frozenset[Result]) -> Request:
         entry, port = self.entry(cell)
-        patience_s = self.pace.quiet_s if is_quiet(expected) else self.pace.patience_s
+        patience_s = choose_patience_s(expected, self.pace.quiet_s, self.pace.patience_s)
         return Request(self.netns[SOURCES[cell.source]], entry.address, port, cell.protocol, patience_s)
 
 

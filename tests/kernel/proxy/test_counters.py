@@ -10,6 +10,7 @@ import pytest
 from netsim.kernel.netns import Netns
 from netsim.kernel.nfacct import delete_counters, ensure_counters, read_counters
 from netsim.kernel.process import Spawner
+from netsim.kernel.sysctl import write_sysctl
 from netsim.model.errors import FeatureMissing, KernelError
 from netsim.testing.waiting import wait_until
 from proxy.iptables.names import COUNTERS, INVALID_COUNTER, LOCALHOST_COUNTER
@@ -86,6 +87,14 @@ def test_invalid_packets_are_dropped_and_counted(counted: RealNode) -> None:
         raw.sendto(make_christmas_tree(PODS["pod-1"], PODS["pod-2"]), (PODS["pod-2"], 0))
     wait_until("the count", lambda: read_counters(counted.node)[INVALID_COUNTER] == 1)
     wait_until("the metric", lambda: scraped(counted, "iptables_ct_state_invalid_dropped_packets_total") == "1.0")
+
+
+def test_a_liberal_node_drops_no_invalid_packets(spawner: Spawner) -> None:
+    with real_node(spawner, CONFIG) as node:
+        assert "INVALID" in node.iptables().save()
+        write_sysctl(node.node, "net.netfilter.nf_conntrack_tcp_be_liberal", 1)
+        node.rebuild()
+        assert "INVALID" not in node.iptables().save()
 
 
 def test_they_go_with_the_rules_and_come_back_with_them(counted: RealNode) -> None:

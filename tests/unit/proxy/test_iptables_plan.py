@@ -7,9 +7,10 @@ import pytest
 
 from netsim.ruleset.iptables import parse_edits, render_save
 from netsim.ruleset.iptables_model import apply_edits, make_tables
+from proxy.iptables import names
 from proxy.iptables.blocks import probability
 from proxy.iptables.counts import count_owned_rules
-from proxy.iptables.plan import CountedTables, IptablesDialect, check_text
+from proxy.iptables.plan import IptablesDialect, NodeTables, check_text
 from proxy.nodesync import count_rules
 from tests.unit.proxy.make import CONFIG, make_endpoint, make_map, make_rules, make_service, make_slice, make_view
 
@@ -38,11 +39,17 @@ def test_full_sync_is_as_recorded() -> None:
     assert plan.text == GOLDEN.read_text()
 
 
+def make_counted() -> NodeTables:
+    tables = NodeTables()
+    tables.counted = True
+    return tables
+
+
 def test_where_the_kernel_counts_two_rules_name_its_counters() -> None:
     """As upstream's: NodePorts on loopback have a rule of their own before the other."""
     snapshot, dialect = make_map(EVERYTHING).snapshot(), IptablesDialect()
     plain = dialect.plan_full(snapshot, make_view(), {}).text.splitlines()
-    plan = dialect.plan_full(snapshot, make_view(), CountedTables())
+    plan = dialect.plan_full(snapshot, make_view(), make_counted())
     counted = plan.text.splitlines()
     port = "-A KUBE-NODEPORTS -m comment --comment ns/web:http -m tcp -p tcp"
     count = "-m nfacct --nfacct-name"
@@ -56,7 +63,7 @@ def test_where_the_kernel_counts_two_rules_name_its_counters() -> None:
     changes = dialect.plan_changes(snapshot, snapshot.entries, plan.state, make_view())
     assert changes.text == ""
     nowhere = replace(CONFIG, localhost_node_ports=False)
-    assert "localhost_nps" not in dialect.plan_full(snapshot, make_view(config=nowhere), CountedTables()).text
+    assert "localhost_nps" not in dialect.plan_full(snapshot, make_view(config=nowhere), make_counted()).text
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -178,6 +185,20 @@ def test_cleanup_leaves_the_kubelets_chain() -> None:
 def test_invalid_packets_are_dropped_unless_the_kernel_is_liberal(liberal: bool) -> None:
     tables = make_rules([], make_view(config=replace(CONFIG, tcp_be_liberal=liberal)))
     assert any("INVALID" in spec for spec in tables["filter"]["KUBE-FORWARD"]) is not liberal
+
+
+def test_a_node_that_is_liberal_already_is_not_told_so() -> None:
+    tables = NodeTables()
+    tables.liberal = True
+    plan = IptablesDialect().plan_full(make_map([]).snapshot(), make_view(), tables)
+    assert "INVALID" not in plan.text
+    assert count_owned_rules(plan.state, make_view()) == count_rules(plan.text)
+
+
+def test_upstreams_names() -> None:
+    """As its own tests have them (proxier_test.go, TestOverallIPTablesRules)."""
+    assert names.service_hash("ns1/svc1:p80", "tcp") == "XPGD46QRK7WJZT7O"
+    assert names.endpoint_chain("ns1/svc1:p80", "tcp", "10.180.0.1:80") == "KUBE-SEP-SXIVWICOYRO3J4NJ"
 
 
 def test_the_check_asks_for_rules_that_are_written() -> None:
