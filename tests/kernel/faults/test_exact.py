@@ -41,13 +41,25 @@ def make_request(chance: random.Random, pods: list[str]) -> tuple[str, list[Any]
     return kind, places, values.get(kind, {})
 
 
+def read_settled(cluster: Cluster) -> dict[str, list[str]]:
+    """The kernel's state, or nothing until the operational state of every link is there: that comes up to a second after the link
+    (net/core/link_watch.c), and later on a busy machine.
+    """
+    state = read_kernel(cluster)
+    links = [
+        line for lines in state.values() for line in lines if '"operstate"' in line and '"ifname": "lo"' not in line
+    ]
+    return state if all('"operstate": "UP"' in line for line in links) else {}
+
+
 @pytest.mark.parametrize("round_", range(ROUNDS))
 def test_faults_undone_leave_nothing(cluster: Cluster, namespace: str, round_: int) -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     chance = random.Random(seed)
-    cluster.apply([make_pod("a", node="node-1"), make_pod("b", node="node-2")], namespace=namespace)
-    before = read_kernel(cluster)
+    pods = {"a": "node-1", "b": "node-2", "c": "node-3"}
+    cluster.apply([make_pod(name, node=node) for name, node in pods.items()], namespace=namespace)
+    before = wait_until("all links are told up", lambda: read_settled(cluster), timeout_s=20.0)
     active = []
     for _ in range(CHANGES):
         kind, places, values = make_request(chance, [f"pod/{namespace}/a", f"pod/{namespace}/b"])
@@ -67,7 +79,7 @@ def test_faults_undone_leave_nothing(cluster: Cluster, namespace: str, round_: i
     assert cluster.faults() == []
     # Carriers and what follows from them come back by themselves, a moment after the link is up.
     try:
-        wait_until("all links run again", lambda: read_kernel(cluster) == before, timeout_s=5.0)
+        wait_until("all links run again", lambda: read_kernel(cluster) == before, timeout_s=20.0)
     except TimeoutExpired:
         assert differences(before, read_kernel(cluster)) == []
         raise
