@@ -42,8 +42,8 @@ def make_request(chance: random.Random, pods: list[str]) -> tuple[str, list[Any]
 
 
 def read_settled(cluster: Cluster) -> dict[str, list[str]]:
-    """The kernel's state, or nothing until the operational state of every link is there: that comes up to a second after the link
-    (net/core/link_watch.c), and later on a busy machine.
+    """The kernel's state, or nothing until the operational state of every link is there: that comes up to a second
+    after the link (net/core/link_watch.c), and later on a busy machine.
     """
     state = read_kernel(cluster)
     links = [
