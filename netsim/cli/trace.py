@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from netsim.cli.base import NetsimCommand, State, complete_places, namespace_option, output_option, pass_state
-from netsim.cli.output import print_json, progress
+from netsim.cli.output import progress
 from netsim.model.errors import NetsimError, UsageError
 
 if TYPE_CHECKING:
@@ -107,26 +107,31 @@ def _show(spread: "Spread", output: str, file: str | None, *, many: bool, everyt
     first = spread.groups[0].path
     if output == "json":
         document = render_spread(spread) if many else render_path(first)
-        if file is None:
-            print_json(document)
-        else:
-            _write(file, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
     elif output == "html":
         text = render_html(spread)
-        if file is None:
-            click.echo(text, nl=False)
-        else:
-            _write(file, text)
     else:
         colour = file is None and has_colour()
         if many:
-            text = render_spread_text(spread, colour=colour, everything=everything)
+            text = render_spread_text(spread, colour=colour, everything=everything) + "\n"
         else:
-            text = render_text(first, colour=colour, everything=everything)
-        if file is None:
-            click.echo(text)
-        else:
-            _write(file, f"{text}\n")
+            text = render_text(first, colour=colour, everything=everything) + "\n"
+    if file is None:
+        _print(text)
+    else:
+        _write(file, text)
+
+
+def _print(text: str) -> None:
+    """On standard output, to its end. Raises NetsimError."""
+    try:
+        click.echo(text, nl=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tells of it once more at its end
+        raise NetsimError(f"cannot write: {error.strerror}", where="standard output") from error
 
 
 def has_colour() -> bool:
