@@ -107,11 +107,12 @@ def render_table(rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def render_notes(machine: Row, rows: list[Row]) -> str:
+def render_notes(machine: Row, rows: list[Row], note: str = "") -> str:
+    """``note``: what there is to say of this one run, where somebody wrote it into the JSON."""
     absent = sorted({f"{row['way']} mode is not in it ({row['missing']})" for row in rows if "missing" in row})
     words = f"Linux {machine['kernel']}, {machine['cores']} cores, Python {machine['python']}, {machine['nft']}, "
     words += f"{machine['iptables']}; load average while it ran {machine['load'][0]} to {machine['load'][1]}"
-    return "; ".join([words, *absent]) + ".\n"
+    return "; ".join([words, *absent]) + "." + (f" {note}." if note else "") + "\n"
 
 
 def main() -> None:
@@ -119,7 +120,7 @@ def main() -> None:
     rows = saved["rows"]
     draw(rows)
     plot = f"![time against number of services, for each way]({PLOT.relative_to(ROOT)})\n"
-    written = "\n".join([plot, render_table(rows), render_notes(saved["machine"], rows)])
+    written = "\n".join([plot, render_table(rows), render_notes(saved["machine"], rows, saved.get("note", ""))])
     before = README.read_text()
     if not PLACE.search(before):
         raise SystemExit("README.md has lost the place for the table")
