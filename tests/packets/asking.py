@@ -31,19 +31,27 @@ class Report:
         return len(asked) == 1 and asked <= expected if cell in self.sticky else asked == expected
 
 
-def ask_all(
-    prober: Prober, make_request: Callable[[Cell, frozenset[Result]], Request], report: Report, tries_each: int
-) -> None:
-    """Every cell a few times, and those that have several outcomes until all were seen."""
+def ask_all(prober: Prober, make_request: Callable[[Cell, bool], Request], report: Report, tries_each: int) -> None:
+    """Every cell a few times, and those that have several outcomes until all were seen.
+
+    ``make_request``: of a cell, and whether to wait patiently. Where silence may come the wait is short, and a silence
+    that may not come there is asked once more, patiently.
+    """
     cells = [cell for cell in report.expected if cell not in report.sticky]
     tries = {cell: tries_each * (1 if len(report.expected[cell]) == 1 else 3) for cell in cells}
     left = dict.fromkeys(cells, MANY_TRIES)
 
-    def ask(asked: Sequence[Cell]) -> None:
-        requests = [make_request(cell, report.expected[cell]) for cell in asked]
+    def ask(asked: Sequence[Cell], *, patient: bool = False) -> None:
+        requests = [make_request(cell, patient or not any(map(is_silent, report.expected[cell]))) for cell in asked]
+        again = []
         for cell, result in zip(asked, prober.run(requests), strict=True):
-            report.asked[cell].add(result)
+            if not patient and is_silent(result) and result not in report.expected[cell]:
+                again.append(cell)  # perhaps a busy machine's answer is on its way
+            else:
+                report.asked[cell].add(result)
         report.packets += len(asked)
+        if again:
+            ask(again, patient=True)
 
     while tries:
         ask([cell for cell, number in tries.items() for _ in range(number)])
@@ -57,14 +65,9 @@ def ask_all(
         ask([cell for cell in report.expected if cell in report.sticky])
 
 
-def choose_patience_s(expected: Iterable[Result], quiet_s: float, patience_s: float) -> float:
-    """How long to wait for an answer: briefly where none may come, and longer where one may come or not, as an answer
-    that a busy machine brings late would be taken for one that was lost.
-    """
-    vain = [result == SILENCE or (isinstance(result, Seen) and not result.answered) for result in expected]
-    if not any(vain):
-        return patience_s
-    return quiet_s if all(vain) else min(3 * quiet_s, patience_s)
+def is_silent(result: Result) -> bool:
+    """Whether a client waits in vain for it."""
+    return result == SILENCE or (isinstance(result, Seen) and not result.answered)
 
 
 def _words(results: Iterable[Result]) -> str:

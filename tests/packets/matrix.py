@@ -13,7 +13,7 @@ from netsim.client.api import check_response
 from netsim.cluster.handle import Cluster
 from netsim.kernel.netns import Netns
 from netsim.model.networks import DEFAULTS
-from tests.packets.asking import Report, ask_all, choose_patience_s
+from tests.packets.asking import Report, ask_all
 from tests.packets.cells import (
     GATEWAY,
     LISTED,
@@ -170,9 +170,9 @@ class Ground:
             address = self.masquerades[fate.sees, fate.endpoint, cell.family]
         return Seen(fate.endpoint, address, answered=not fate.lost)
 
-    def request(self, cell: Cell, expected: frozenset[Result]) -> Request:
+    def request(self, cell: Cell, patient: bool) -> Request:
         entry, port = self.entry(cell)
-        patience_s = choose_patience_s(expected, self.pace.quiet_s, self.pace.patience_s)
+        patience_s = self.pace.patience_s if patient else self.pace.quiet_s
         return Request(self.netns[SOURCES[cell.source]], entry.address, port, cell.protocol, patience_s)
 
 

@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 
 from tests.packets import differences, oracle
+from tests.packets.asking import Report
+from tests.packets.cells import Cell
 from tests.packets.differences import DIFFERENCES, MODES
 from tests.packets.extra_cells import GROUPS, HINTS, ZONES, choose_groups
 from tests.packets.oracle import Answer, Entry, Source, expect, expect_stray, has_entry
+from tests.packets.probes import Seen
 
 FOLDER = Path(oracle.__file__).parent
 PODS = {"web-1": "node-1", "web-2": "node-2"}
@@ -97,6 +100,19 @@ def test_hints(hints: str, here: set[str], there: set[str]) -> None:
     for source, servers in ((SOURCES[0], here), (SOURCES[1], there)):
         fates = expect("nftables", {"spec": {}}, [{"endpoints": endpoints}], source, ENTRIES[0], ZONES)
         assert {fate.endpoint for fate in fates if isinstance(fate, Answer)} == servers
+
+
+def test_a_sticky_cell_shows_one_result_and_another_all() -> None:
+    sticky, other = (Cell(entry, "Cluster", "mixed", "outside", "tcp", 4) for entry in GROUPS["affinity"].entries[:2])
+    both = frozenset({Seen("web-1", "10.0.0.1", True), Seen("web-2", "10.0.0.1", True)})
+    one = set(list(both)[:1])
+    report = Report({sticky: one, other: set(both)}, {sticky: both, other: both}, frozenset({sticky}))
+    assert report.wrong() == []
+    for asked in (set(both), set(), {"silence"}):
+        report.asked[sticky] = asked
+        assert len(report.wrong()) == 1, asked
+    report.asked |= {sticky: one, other: one}
+    assert len(report.wrong()) == 1
 
 
 def test_every_group_is_some_modes() -> None:
