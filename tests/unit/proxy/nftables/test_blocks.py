@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.nftables.blocks import NOTHING, Block, make_block
@@ -26,6 +26,7 @@ def parts(block: Block) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("ip", "prefix", "kind"), [("10.96.0.10", "10.244.1.", "IPv4"), ("fd00::10", "fd01::", "IPv6")]
 )
+@settings(max_examples=60, deadline=None)
 @given(
     states=st.lists(st.sampled_from(STATES), max_size=12),
     protocol=st.sampled_from(["TCP", "UDP", "SCTP"]),
