@@ -10,6 +10,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "integer": (int,),
     "number": (int, float),
 }
+_OF_OBJECTS = {"required", "properties", "additionalProperties", "propertyNames"}
 _SAID = {"$schema", "$defs", "title", "description"}
 
 
@@ -22,6 +23,8 @@ def find_faults(
 
 def _faults(schema: Mapping[str, Any], value: Any, root: Mapping[str, Any], at: str) -> Iterator[str]:
     for word, content in schema.items():
+        if (word in _OF_OBJECTS and not isinstance(value, dict)) or (word == "items" and not isinstance(value, list)):
+            continue  # says nothing about other types (JSON Schema Validation, 6)
         match word:
             case "$ref":
                 target: Any = root

@@ -258,7 +258,7 @@ def _write_point(one: Pass, point: _Point, evidence: Evidence) -> Hop | None:
             time_ns=sighting.time_ns,
         )
     if point.stage is not None:
-        hits = read_hits(point.stage, evidence.rules)
+        hits = read_hits(point.stage, evidence.rules, evidence.elements)
         return Hop(one.place, one.leg, "hook", point.packet, hook=point.stage.hook, rules=hits)
     return None
 

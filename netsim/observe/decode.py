@@ -47,7 +47,8 @@ _ICMPV6_TYPES = {
     128: "echo request",
     129: "echo reply",
 }
-_ERRORS = frozenset({3, 5, 11, 12})
+# A redirect (5) quotes the packet too, but is no answer to it: the packet goes on.
+_ERRORS = frozenset({3, 11, 12})
 _ERRORS_V6 = frozenset({1, 2, 3, 4})
 
 

@@ -48,6 +48,7 @@ class Traced:
     decoded: Decoded
     leg: Leg
     outer: bool  # about the tunnel's packet
+    position: int = -1  # in the evidence
 
 
 def tuple_of(packet: Packet) -> tuple[str, int, str, int]:
@@ -84,7 +85,7 @@ class Flow:
         """Those of the two legs, in the same order. Call after `read_sightings`."""
         found = []
         last: dict[tuple[str, int, str], bytes] = {}
-        for event in events:
+        for position, event in enumerate(events):
             # The kernel gives the packet with a chain's first event only (nft_trace_notify, packet_dumped).
             key = (event.place, event.packet_id, event.backend)
             data = last[key] = event.packet or last.get(key, b"")
@@ -98,7 +99,7 @@ class Flow:
             if leg is None and packet.outer is not None:
                 leg = self._leg_of(decoded, learn=False)
             if leg is not None:
-                found.append(Traced(event, decoded, leg, outer))
+                found.append(Traced(event, decoded, leg, outer, position))
         return found
 
     def _leg_of(self, decoded: Decoded, *, learn: bool) -> Leg | None:

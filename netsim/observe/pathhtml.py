@@ -16,7 +16,7 @@ _TITLE = "<!--NETSIM-TITLE-->"
 def render_html(spread: Spread) -> str:
     """The page. Raises nothing for an empty spread: the page then says that there is nothing."""
     data = json.dumps(render_spread(spread), ensure_ascii=False, separators=(",", ":"))
-    # JSON in a script element: "</script>" in a rule's comment must not end it, nor "<!--" hide its end (HTML 4.12.1.3).
+    # JSON in a script element: "</script>" in a rule's comment must not end it, nor "<!--" hide it (HTML, 4.12.1.3).
     data = data.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     page = files("netsim.observe").joinpath("path.html").read_text(encoding="utf-8")
     title = "netsim trace"

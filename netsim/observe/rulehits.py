@@ -20,12 +20,13 @@ _LEGACY_TARGET = re.compile(r"(?:^|\s)-([jg])\s+(\S+)")
 _LEGACY_WORDS = {"ACCEPT": "accept", "DROP": "drop", "RETURN": "return"}
 
 
-def read_hits(stage: Stage, rules: Mapping[RuleKey, str]) -> tuple[RuleHit, ...]:
+def read_hits(stage: Stage, rules: Mapping[RuleKey, str], elements: Mapping[int, str]) -> tuple[RuleHit, ...]:
     """The rules and policies of one hook, in the order the packet met them. Ends of chains are left out."""
-    return tuple(_read_hit(one.event, rules) for one in stage.traced if one.event.kind != "return")
+    met = [one for one in stage.traced if one.event.kind != "return"]
+    return tuple(_read_hit(one.event, rules, elements.get(one.position, "")) for one in met)
 
 
-def _read_hit(event: RuleEvent, rules: Mapping[RuleKey, str]) -> RuleHit:
+def _read_hit(event: RuleEvent, rules: Mapping[RuleKey, str], element: str) -> RuleHit:
     if event.kind == "policy":
         verdict = event.verdict or "accept"
         text, handle = f"policy {verdict}", None
@@ -33,7 +34,9 @@ def _read_hit(event: RuleEvent, rules: Mapping[RuleKey, str]) -> RuleHit:
         key = (event.place, event.family, event.table, event.chain, event.handle)
         text, handle = rules.get(key, f"rule {event.handle}"), event.handle
         verdict = find_verdict(text, event.verdict)
-    return RuleHit(event.family, event.table, event.chain, text, verdict, backend=event.backend, handle=handle)
+    return RuleHit(
+        event.family, event.table, event.chain, text, verdict, backend=event.backend, handle=handle, element=element
+    )
 
 
 def find_verdict(text: str, traced: str) -> str:

@@ -1,0 +1,77 @@
+"""Recorded evidence is read as it was read when it was recorded. The texts beside it were looked at by eye."""
+
+from dataclasses import replace
+
+import pytest
+
+from netsim.observe.assemble import assemble
+from netsim.observe.path import Path
+from netsim.observe.pathtext import render_text
+from tests.unit.observe.recording import FOLDER, Replay, load, replay
+
+NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_recorded_evidence_is_read_as_before(name: str) -> None:
+    expected = (FOLDER / f"{name}.txt").read_text(encoding="utf-8")
+    assert render_text(replay(name), everything=True) + "\n" == expected
+
+
+def test_there_are_recordings() -> None:
+    assert len(NAMES) >= 5
+
+
+def rewrites(path: Path) -> list[tuple[str, str, str]]:
+    return [(hop.leg, hop.place, hop.rewrite) for hop in path.hops if hop.rewrite]
+
+
+def test_rewrites_and_tunnels_are_where_they_happen() -> None:
+    path = replay("nodeport-vxlan")
+    assert rewrites(path) == [
+        ("there", "node/node-1", "dnat"),
+        ("there", "node/node-1", "snat"),
+        ("there", "node/node-1", "encapsulate"),
+        ("there", "node/node-2", "decapsulate"),
+        ("back", "node/node-2", "encapsulate"),
+        ("back", "node/node-1", "decapsulate"),
+        ("back", "node/node-1", "un-snat"),
+        ("back", "node/node-1", "un-dnat"),
+    ]
+
+
+def test_without_rule_events_the_rewrites_still_show() -> None:
+    evidence, answers, names = load("nodeport-vxlan")
+    path = assemble(replace(evidence, events=(), rules={}), Lenient(answers), names)
+    assert [r for r in rewrites(path) if "cap" not in r[2]] == [
+        r for r in rewrites(replay("nodeport-vxlan")) if "cap" not in r[2]
+    ]
+    assert path.verdict.outcome == "delivered"
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("keep", [0, 1, 2, 5])
+def test_part_of_the_evidence_still_makes_a_path(name: str, keep: int) -> None:
+    """What was not seen makes a path shorter, and breaks nothing."""
+    evidence, answers, names = load(name)
+    cut = replace(
+        evidence, sightings=evidence.sightings[:keep], reply=replace(evidence.reply, result="timeout"), drops=()
+    )
+    path = assemble(cut, Lenient(answers), names)
+    assert path.verdict.outcome != "delivered"
+    assert path.hops[-1].kind == "loss"
+
+
+class Lenient(Replay):
+    """Knows no answer to what was not asked when it was recorded."""
+
+    def __getattr__(self, name: str) -> object:
+        ask = super().__getattr__(name)
+
+        def answer(*words: object, **named: object) -> object:
+            try:
+                return ask(*words, **named)
+            except KeyError:
+                return {} if name == "addresses" else ""
+
+        return answer
