@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from netsim.model.errors import FeatureMissing
 
-_TIMEOUT_S = 20.0
+_TIMEOUT_S = 60.0  # a busy machine under software emulation needs more than 20
 
 
 @dataclass(frozen=True, slots=True)
