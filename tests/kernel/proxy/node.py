@@ -106,7 +106,9 @@ class RealNode:
         for name, ns in self.pods.items():
             self.responder.serve(ns, name)
         # A bridge port forwards when the kernel has noticed its link, which may be after the first packet.
-        wait_until("the pods answer", lambda: all(ask(self.node, ip, 8080) not in FAILURES for ip in PODS.values()))
+        wait_until(
+            "the pods answer", lambda: all(ask(self.node, ip, 8080) not in FAILURES for ip in PODS.values()), PATIENCE_S
+        )
         self._thread.start()
         self.call(self._start())
 
