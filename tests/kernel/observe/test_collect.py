@@ -30,10 +30,6 @@ BOTH = pytest.mark.parametrize("family", [4, 6], ids=["IPv4", "IPv6"])
 FORWARD = "add table inet t; add chain inet t f {{ type filter hook forward priority 0; }}; add rule inet t f {}"
 
 
-def tables(line: Line) -> str:
-    return "".join(line.run(place, "nft list tables") for place in line.places)
-
-
 @BOTH
 def test_every_interface_that_a_handshake_crosses_in_its_order(line: Line, family: int) -> None:
     evidence = line.ask("tcp", SERVER[family], TCP_PORT)
@@ -282,9 +278,3 @@ def test_a_source_that_is_no_place_and_an_address_that_is_none(line: Line) -> No
         collect(Question("nowhere", "x", "tcp", SERVER[4], 80), line.places, "nowhere")
     with pytest.raises(UsageError, match="no address"):
         collect(Question("client", "x", "tcp", "server", 80), line.places, "client")
-
-
-def test_nothing_stays(line: Line) -> None:
-    line.ask("tcp", SERVER[4], TCP_PORT)
-    line.ask("udp", SERVER[4], 99)
-    assert tables(line) == ""
