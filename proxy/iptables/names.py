@@ -21,6 +21,7 @@ KUBELET_CANARY = "KUBE-KUBELET-CANARY"
 
 INVALID_COUNTER = "ct_state_invalid_dropped_pkts"  # nfacct's, where the kernel has that
 LOCALHOST_COUNTER = "localhost_nps_accepted_pkts"
+PROBE = "KUBE-PROXY-PROBE"
 COUNTERS = (INVALID_COUNTER, LOCALHOST_COUNTER)
 
 CLUSTER_PREFIX = "KUBE-SVC-"

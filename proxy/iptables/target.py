@@ -13,15 +13,15 @@ from netsim.model.errors import FeatureMissing, KernelError
 from netsim.ruleset.iptables import Tables, parse_save
 from proxy.config import FamilyView, ProxyConfig
 from proxy.dialect import Plan
-from proxy.iptables.names import CANARY, COUNTERS, INVALID_COUNTER
+from proxy.iptables.names import COUNTERS, INVALID_COUNTER, PROBE
 from proxy.iptables.plan import NodeTables, check_text
 from proxy.kernelsettings import ROUTE_LOCALNET, TCP_BE_LIBERAL
 
 log = logging.getLogger(__name__)
 
-# A match that changes nothing, to see whether the tool and the kernel have nfacct.
+# A chain that is gone again in the same commit, to see whether the tool and the kernel have nfacct.
 _PROBE = (
-    f"*filter\n:{CANARY} - [0:0]\n-A {CANARY} -m nfacct --nfacct-name {INVALID_COUNTER}\n-F {CANARY}\nCOMMIT\n"
+    f"*filter\n:{PROBE} - [0:0]\n-A {PROBE} -m nfacct --nfacct-name {INVALID_COUNTER}\n-F {PROBE}\n-X {PROBE}\nCOMMIT\n"
 ).encode()
 # What works in one namespace works in all of a sandbox; asking costs a process.
 _can_count: "weakref.WeakKeyDictionary[Spawner, bool]" = weakref.WeakKeyDictionary()
