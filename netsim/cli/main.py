@@ -38,6 +38,7 @@ _COMMANDS = {
     "exec": "processes.exec_command",
     "shell": "processes.shell",
     "fault": "fault.fault",
+    "experiment": "experiment.experiment",
     "kubeconfig": "clusters.kubeconfig",
     "completion": "completion.completion",
 }

@@ -77,6 +77,25 @@ class SourceObject:
         return f"{self.file}:{self.line_of(path)}"
 
 
+@dataclass(frozen=True, slots=True)
+class SourceDocument:
+    """Any YAML document, and where each of its fields was written."""
+
+    value: Any
+    file: str
+    _node: yaml.Node = field(repr=False, compare=False)
+
+    def position_of(self, path: str = "") -> str:
+        """``FILE:LINE`` of a field path (``steps[0].name``), or of the deepest part of it there is."""
+        return f"{self.file}:{_line(_descend(self._node, _split_path(path)))}"
+
+
+def parse_documents(text: str, file: str = "<text>") -> list[SourceDocument]:
+    """The documents of ``text``, read as manifests are, whatever they are. Raises InputError with ``FILE:LINE``."""
+    reader = _Reader(file)
+    return [SourceDocument(reader.value(node), file, node) for node in reader.compose(text)]
+
+
 def parse_manifests(text: str, file: str = "<text>") -> list[SourceObject]:
     """The objects of ``text``, in order; ``List`` objects are opened, empty documents passed over.
 
