@@ -7,11 +7,15 @@ On a kernel that has a feature its tests run right there; on others they are ski
 
 import os
 import subprocess
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
+from netsim.cluster.handle import Cluster
+from netsim.kernel.process import Spawner
 from netsim.model.config import PROXY_MODES
+from netsim.testing.plugin import CLUSTERS_OF_TEST
+from netsim.testing.pool import ClusterPool
 
 # Under software emulation a Python that netsim starts needs half a minute to come up.
 PATIENCE_S = 120.0
@@ -46,7 +50,26 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("proxy_mode", named[:1] or PROXY_MODES, scope="session")
 
 
+@pytest.fixture(scope="session")
+def shared_cluster(netsim_clusters: ClusterPool) -> Cluster:
+    """One for all tests: another mode takes a second, another cluster half a minute. Two nodes are near and far."""
+    return netsim_clusters.shared({"nodes": 2, "ip_family": "dual", "proxy_mode": "ipvs"})
+
+
 @pytest.fixture
-def netsim_options(proxy_mode: str, netsim_options: dict[str, Any]) -> dict[str, Any]:
-    """Two nodes are enough for near and far, and half the time."""
-    return {**netsim_options, "nodes": 2, "proxy_mode": proxy_mode}
+def cluster(request: pytest.FixtureRequest, shared_cluster: Cluster, proxy_mode: str) -> Cluster:
+    """That one, in the mode of the test."""
+    request.node.stash.setdefault(CLUSTERS_OF_TEST, []).append(shared_cluster)
+    set_mode(shared_cluster, proxy_mode)
+    return shared_cluster
+
+
+def set_mode(cluster: Cluster, mode: str) -> None:
+    if cluster.status()["proxyMode"] != mode:
+        cluster.set_proxy_mode(mode)
+
+
+@pytest.fixture(scope="session")
+def spawner() -> Iterator[Spawner]:
+    with Spawner.start() as made:
+        yield made

@@ -7,10 +7,10 @@ import struct
 import pytest
 
 from netsim.cluster.handle import Cluster
-from netsim.testing.lookup import cluster_ip, node_ip, pod_ip
+from netsim.testing.lookup import cluster_ip, node_ip, node_port, pod_ip
 from netsim.testing.traffic import Traffic
 from netsim.testing.waiting import wait_until
-from tests.packets.world import make_pod, make_service
+from tests.packets.world import EXTERNAL, make_pod, make_service
 from tests.vm.conftest import PATIENCE_S
 
 pytestmark = [pytest.mark.needs("root", "ipvs", "dummy", "ipset"), pytest.mark.netsim(proxy_mode="ipvs")]
@@ -51,6 +51,34 @@ def test_the_kernel_holds_a_service_and_lets_it_go(cluster: Cluster, namespace: 
     assert f"TCP  {address}:80" not in run(cluster, "ipvsadm", "-L", "-n")
     assert address not in addresses_of_dummy(cluster)
     assert address not in run(cluster, "ipset", "list")
+
+
+def test_both_families_of_a_service_answer(cluster: Cluster, namespace: str, traffic: Traffic) -> None:
+    """ClusterIP from a pod, NodePort from outside; what the kernel holds of IPv6."""
+    pods = [make_pod("web", node="node-1"), make_pod("client", node="node-2")]
+    service = make_service("web", app="web", type="NodePort", ipFamilyPolicy="RequireDualStack")
+    cluster.apply([*pods, service], namespace=namespace, timeout_s=PATIENCE_S)
+    port = node_port(cluster, "web", namespace)
+    for family in (4, 6):
+        address, client = (
+            cluster_ip(cluster, "web", namespace, family=family),
+            pod_ip(cluster, "client", namespace, family=family),
+        )
+        assert address in addresses_of_dummy(cluster)
+        reply = traffic.http_get(
+            f"pod/{namespace}/client", url(address, 80, "/clientip"), source_port=40001, timeout_s=30.0
+        )
+        assert reply.body.rpartition(":")[0].strip("[]") == client
+        node = node_ip(cluster, "node-2", family=family)
+        assert traffic.http_get(EXTERNAL, url(node, port, "/hostname"), timeout_s=30.0).body == "web"
+    assert f"{address},udp:81" in run(cluster, "ipset", "list", "KUBE-6-CLUSTER-IP")
+    server = f"[{pod_ip(cluster, 'web', namespace, family=6)}]:8080"
+    for virtual in (f"[{address}]:80", f"[{node}]:{port}"):
+        assert f"TCP  {virtual} rr\n  -> {server}" in run(cluster, "ipvsadm", "-L", "-n")
+
+
+def url(address: str, port: int, path: str) -> str:
+    return f"http://[{address}]:{port}{path}" if ":" in address else f"http://{address}:{port}{path}"
 
 
 def test_affinity_and_its_timeout_are_the_virtual_servers(cluster: Cluster, namespace: str) -> None:

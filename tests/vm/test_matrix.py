@@ -1,6 +1,6 @@
 """The whole packet matrix (tests/packets/matrix.py) in every proxy mode, side by side on one kernel, with SCTP.
 
-One cluster for all modes: a second one would cost a minute under emulation, changing this one's mode a few seconds.
+In the cluster that all tests share. A cut of it over vxlan, in a cluster of its own.
 """
 
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ import pytest
 from netsim.cluster.handle import Cluster
 from netsim.testing.pool import ClusterPool
 from tests.packets.differences import MODES
-from tests.packets.matrix import Ground, Pace, check_cells, deploy
+from tests.packets.matrix import Ground, Pace, check_cells, deploy, run_matrix
 from tests.packets.probes import choose_protocols
-from tests.vm.conftest import PATIENCE_S
+from tests.vm.conftest import PATIENCE_S, set_mode
 
 pytestmark = [pytest.mark.needs("root", "ipvs", "netem", "dummy", "sctp")]
 # An emulated processor needs its time to bring 300 answers; silence is all waited for at once.
@@ -21,20 +21,25 @@ FAMILIES = (4, 6)
 
 
 @pytest.fixture(scope="module")
-def deployed(netsim_clusters: ClusterPool) -> Iterator[tuple[Cluster, Ground]]:
-    cluster = netsim_clusters.start({"nodes": 2, "ip_family": "dual", "proxy_mode": MODES[0]})
-    with cluster, netsim_clusters.namespace(cluster) as namespace:
-        ground = deploy(cluster, namespace, choose_protocols(), FAMILIES, PACE)
-        yield cluster, ground
+def deployed(netsim_clusters: ClusterPool, shared_cluster: Cluster) -> Iterator[tuple[Cluster, Ground]]:
+    with netsim_clusters.namespace(shared_cluster) as namespace:
+        ground = deploy(shared_cluster, namespace, choose_protocols(), FAMILIES, PACE)
+        yield shared_cluster, ground
         ground.close()
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_cell_of_the_matrix(deployed: tuple[Cluster, Ground], mode: str) -> None:
     cluster, ground = deployed
-    if ground.mode != mode:
-        cluster.set_proxy_mode(mode)
-        ground.mode = mode
+    set_mode(cluster, mode)
+    ground.mode = mode
     protocols = choose_protocols()
     assert "sctp" in protocols
     check_cells(ground, protocols, FAMILIES)
+
+
+def test_the_cells_of_ipv4_in_ipvs_mode_over_vxlan(netsim_clusters: ClusterPool) -> None:
+    """A cut of the matrix: the other modes have it on every kernel (tests/packets), and families are one code path."""
+    cluster = netsim_clusters.start({"nodes": 2, "proxy_mode": "ipvs", "pod_network": "vxlan"})
+    with cluster, netsim_clusters.namespace(cluster) as namespace:
+        run_matrix(cluster, namespace, choose_protocols(), (4,), PACE)
