@@ -15,7 +15,7 @@ from netsim.observe.flooding import without_copies
 from netsim.observe.flow import Flow, Seen, tuple_of
 from netsim.observe.journey import Journey, Pass, Stage, build_journey
 from netsim.observe.path import FABRIC, Hop, Leg, Packet, Path
-from netsim.observe.rulehits import read_hits
+from netsim.observe.rulehits import find_new_destination, read_hits
 from netsim.observe.tuples import find_entry
 from netsim.observe.verdict import Case, judge
 
@@ -126,11 +126,16 @@ class _Writer:
                 yield from self._write_conntrack(one, points[0].packet, now)
 
     def _final(self, one: Pass, packet: Packet) -> Packet:
-        """What a packet that stays in this place becomes, which no interface shows: conntrack says it."""
-        entry = None if one.outs or one.outer else find_entry(self._entries(one.place), packet)
-        if entry is None or one.leg == "back":
+        """What a packet becomes that no interface shows any more: conntrack says it, of a lost one its last rule."""
+        if one.outs or one.outer or one.leg == "back":
             return packet
-        return replace(packet, destination=entry.reply[0], destination_port=entry.reply[1])
+        entry = find_entry(self._entries(one.place), packet)
+        if entry is not None:
+            return replace(packet, destination=entry.reply[0], destination_port=entry.reply[1])
+        stages = one.stay.stages if one.stay is not None else []
+        hits = read_hits(stages[-1], self._evidence.rules, self._evidence.elements) if stages else ()
+        found = find_new_destination(hits)
+        return replace(packet, destination=found[0], destination_port=found[1]) if found else packet
 
     def _entries(self, place: str) -> Sequence[str]:
         return self._evidence.conntrack.get(place, ())

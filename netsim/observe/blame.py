@@ -149,9 +149,17 @@ def _blame_arrival(case: Case) -> Verdict:
 
 
 def _blame_hairpin(case: Case, place: str, came_by: str) -> Verdict | None:
-    """What is to go back to where it came from needs a bridge port that sends it there."""
+    """What is to go back to where it came from needs a bridge port that sends it there.
+
+    Where it was to go is not known of a rule that takes it from a map: then that it was to go somewhere else than
+    through the forward hook must do.
+    """
     header, link = header_of(case.end.packet), case.reader.link(place, came_by)
-    if header.source != header.destination or " master " not in link or "hairpin off" not in link:
+    if " master " not in link or "hairpin off" not in link:
+        return None
+    hooks = [hop for hop in case.there if hop.place == place and hop.kind == "hook"]
+    rewritten = bool(hooks) and hooks[-1].hook == "prerouting" and any(hit.verdict == "dnat" for hit in hooks[-1].rules)
+    if header.source != header.destination and not rewritten:
         return None
     cause = f"hairpin is off on {came_by}: the bridge sends nothing back out of the port by which it came"
     return Verdict("dropped", place, cause, look_at(place, f"bridge link set dev {came_by} hairpin on"))

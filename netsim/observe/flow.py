@@ -84,10 +84,10 @@ class Flow:
     def read_events(self, events: Sequence[RuleEvent]) -> list[Traced]:
         """Those of the two legs, in the same order. Call after `read_sightings`."""
         found = []
-        last: dict[tuple[str, int, str], bytes] = {}
+        last: dict[tuple[str, int], bytes] = {}
         for position, event in enumerate(events):
             # The kernel gives the packet with a chain's first event only (nft_trace_notify, packet_dumped).
-            key = (event.place, event.packet_id, event.backend)
+            key = (event.place, event.packet_id)
             data = last[key] = event.packet or last.get(key, b"")
             decoded = decode_network(data)
             if decoded is None:

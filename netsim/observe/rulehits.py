@@ -1,7 +1,7 @@
 """Rule events of a hook as the rules that a packet met. Pure."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from netsim.observe.evidence import RuleEvent, RuleKey
 from netsim.observe.journey import Stage
@@ -15,6 +15,8 @@ _ACTIONS = (
     (re.compile(r"(?:^|\s)(?:-j\s+)?(?:MASQUERADE|masquerade)\b"), "masquerade"),
     (re.compile(r"(?:^|\s)(?:-j\s+)?(?:REDIRECT|redirect)\b"), "redirect"),
 )
+_ELEMENT_END = re.compile(r"^([0-9a-f.:]+) \. (\d+)$")
+_RULE_END = re.compile(r"(?:--to-destination|dnat (?:ip6? )?to) (\[[0-9a-f:]+\]|[0-9.]+):(\d+)")
 _QUOTED = re.compile(r'"[^"]*"')
 _LEGACY_TARGET = re.compile(r"(?:^|\s)-([jg])\s+(\S+)")
 _LEGACY_WORDS = {"ACCEPT": "accept", "DROP": "drop", "RETURN": "return"}
@@ -24,6 +26,19 @@ def read_hits(stage: Stage, rules: Mapping[RuleKey, str], elements: Mapping[int,
     """The rules and policies of one hook, in the order the packet met them. Ends of chains are left out."""
     met = [one for one in stage.traced if one.event.kind != "return"]
     return tuple(_read_hit(one.event, rules, elements.get(one.position, "")) for one in met)
+
+
+def find_new_destination(hits: Sequence[RuleHit]) -> tuple[str, int] | None:
+    """Where the last of these rules that translates destinations sends the packet, if its text or element says so."""
+    last = next((hit for hit in reversed(hits) if hit.verdict == "dnat"), None)
+    if last is None:
+        return None
+    value = last.element.rpartition(" : ")[2]
+    for pattern, text in ((_ELEMENT_END, value), (_RULE_END, last.text)):
+        found = pattern.search(text)
+        if found is not None:
+            return found[1].strip("[]"), int(found[2])
+    return None
 
 
 def _read_hit(event: RuleEvent, rules: Mapping[RuleKey, str], element: str) -> RuleHit:

@@ -1,6 +1,7 @@
 """Recorded evidence is read as it was read when it was recorded. The texts beside it were looked at by eye."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -65,10 +66,10 @@ def test_part_of_the_evidence_still_makes_a_path(name: str, keep: int) -> None:
 class Lenient(Replay):
     """Knows no answer to what was not asked when it was recorded."""
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Any:
         ask = super().__getattr__(name)
 
-        def answer(*words: object, **named: object) -> object:
+        def answer(*words: Any, **named: Any) -> Any:
             try:
                 return ask(*words, **named)
             except KeyError:
