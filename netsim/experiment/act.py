@@ -7,8 +7,10 @@ from typing import Any
 
 from netsim.cluster.handle import ActiveFault, Cluster
 from netsim.experiment import bench
+from netsim.experiment.balancer import balance
 from netsim.experiment.checks import holds, spell_wanted
 from netsim.experiment.facts import describe_path
+from netsim.experiment.renaming import Renamer, name_objects
 from netsim.experiment.result import Checked, PathGroup, StepResult
 from netsim.experiment.spec import Expectation, Step
 from netsim.faults.values import parse_duration
@@ -27,6 +29,7 @@ class Done:
     each: list[dict[str, Any]] = field(default_factory=list)
     paths: tuple[PathGroup, ...] = ()
     log: tuple[str, ...] = ()
+    common: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -44,7 +47,7 @@ class Actor:
             done = self._do(step)
         finally:
             result.elapsed_ms = (time.monotonic() - started) * 1000
-        result.facts, result.paths, result.log = done.facts, done.paths, tuple(done.log)
+        result.facts, result.paths, result.log, result.common = done.facts, done.paths, done.log, done.common
         result.checked = [check_fact(one, done.facts, done.each or [done.facts]) for one in step.expect]
         result.status = "done"
 
@@ -86,6 +89,8 @@ class Actor:
             case "patch":
                 cluster.patch(arguments["kind"], arguments["name"], arguments["patch"], namespace)
                 cluster.barrier(timeout_s=timeout_s)
+            case "load-balancer":
+                balance(cluster, arguments["service"], arguments["address"], arguments["nodes"])
             case "scale":
                 patch = {"spec": {"replicas": arguments["replicas"]}}
                 changed = cluster.patch("Deployment", arguments["deployment"], patch, namespace)
@@ -122,13 +127,14 @@ class Actor:
     def _rules(self, arguments: Mapping[str, Any]) -> Done:
         node = arguments.get("node")
         found = self.cluster.rules(arguments["service"], node=node and node.removeprefix("node/"))
+        rename = Renamer(name_objects(self.cluster))
         lines = [
             " ".join(filter(None, (one.node, group.backend, group.family, group.table, f"{group.name}:", line.text)))
             for one in found.nodes
             for group in one.groups
             for line in group.lines
         ]
-        return Done({"lines": lines, "count": len(lines)}, log=tuple(lines))
+        return Done({"lines": lines, "count": len(lines)}, log=tuple(lines), common=tuple(map(rename, lines)))
 
     def _exec(self, arguments: Mapping[str, Any]) -> Done:
         done = self.cluster.exec(

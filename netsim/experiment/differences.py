@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from netsim.experiment.renaming import Renamer
 from netsim.experiment.result import CombinationResult, StepResult
 from netsim.experiment.shape import list_way
 from netsim.observe.path import Path
@@ -77,9 +78,9 @@ def _group(found: Sequence[tuple[str, StepResult]], rules: bool) -> tuple[Group,
 def _ways_of(step: StepResult, rules: bool) -> tuple[Way, ...]:
     """Of several probes each way once, in an order that does not depend on which came first."""
     if step.kind == "rules":
-        return (tuple(step.facts["lines"]),)
+        return (step.common,)
     return tuple(sorted({_way(group.path, rules) for group in step.paths}))
 
 
 def _way(path: Path, rules: bool) -> Way:
-    return tuple(list_way(path, rules=rules))
+    return tuple(list_way(path, rules=rules, rename=Renamer(path.names)))

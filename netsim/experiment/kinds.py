@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Any, Literal
 
 from netsim.model.errors import NetsimError, UsageError
@@ -44,6 +45,14 @@ def _target(value: Any) -> str:
 
 def _target_or_generated(value: Any) -> str:
     return "" if value == GENERATED else _target(value)
+
+
+def _address(value: Any) -> str:
+    try:
+        ip_address(value if isinstance(value, str) else "")
+    except ValueError:
+        return "must be an IP address"
+    return ""
 
 
 def _service(value: Any) -> str:
@@ -160,6 +169,7 @@ STEP_KINDS: dict[str, StepKind] = {
     "apply": StepKind({"manifests": _anything}, {"timeout": _positive}, {"ms": "number"}, shorthand="manifests"),
     "delete": StepKind({"kind": _text, "name": _text}, {"namespace": _text}, {"ms": "number"}),
     "patch": StepKind({"kind": _text, "name": _text, "patch": _object}, {"namespace": _text}, {"ms": "number"}),
+    "load-balancer": StepKind({"service": _service, "address": _address, "nodes": _texts}, {}, {"ms": "number"}),
     "scale": StepKind(
         {"deployment": _text, "replicas": _count}, {"namespace": _text, "timeout": _positive}, {"ms": "number"}
     ),

@@ -42,6 +42,7 @@ class StepResult:
     facts: dict[str, Any] = field(default_factory=dict)
     paths: tuple[PathGroup, ...] = ()
     log: tuple[str, ...] = ()
+    common: tuple[str, ...] = ()  # of rules: as they are compared, with names for what differs by allocation
     checked: list[Checked] = field(default_factory=list)
     error: str = ""
 

@@ -3,7 +3,6 @@
 Left out is what chance or counting decides: ports of clients, times, sequence numbers, names of pods' veths.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 from itertools import groupby
@@ -13,7 +12,6 @@ from netsim.observe.pathtext import choose_telling, join
 
 Rename = Callable[[str], str]  # text -> text with names for what differs by allocation only
 Row = tuple[str | None, ...]  # one line of each column, None where a column has none
-_VETH = re.compile(r"\bveth[0-9a-f]{6,}\b")
 _LABELS = {"dnat": "destination", "un-snat": "destination", "snat": "source", "un-dnat": "source"}
 
 
@@ -26,7 +24,7 @@ def list_way(path: Path, *, rules: bool = True, rename: Rename = lambda text: te
             lines.append("(back)")
         for place, group in groupby(hops, key=lambda hop: hop.place):
             lines.append(rename(place))
-            lines += [f"  {rename(_VETH.sub('veth*', line))}" for hop in group for line in _list_hop(hop, path, rules)]
+            lines += [f"  {rename(line)}" for hop in group for line in _list_hop(hop, path, rules)]
     verdict = path.verdict
     place = path.answered_by if verdict.outcome == "delivered" else verdict.place
     words = f"{verdict.outcome} {'by' if verdict.outcome in ('delivered', 'refused', 'rejected') else 'at'} {place}"
