@@ -130,11 +130,11 @@ def _bring_back(
         back = journey.send(arrival.place, reply, Stay())
     except Lost as lost:
         words = f"{'the answer' if is_answer else 'the refusal'} is lost: {lost.cause}"
-        return Verdict("dropped" if lost.outcome == "dropped" else "no reply", lost.place, words, lost.hint)
+        return Verdict(lost.outcome, lost.place, words, lost.hint)
     strange = _why_strange(question, back)
     if strange:
         journey.hops.append(_end_hop(journey, back, strange))
-        return Verdict("no reply", back.place.name, strange)
+        return Verdict("dropped", back.place.name, f"the answer is none to it: {strange}")
     return Verdict("delivered" if outcome == "delivered" else "refused", arrival.place.name, cause, hint)
 
 

@@ -4,7 +4,7 @@ Sources: net/ipv4/fib_rules.c, fib_trie.c, fib_frontend.c, devinet.c, net/ipv6/r
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
@@ -68,7 +68,7 @@ def _look_up(place: Place, destination: str, source: str, mark: int, interface_i
         elif rule.action == "lookup":
             found = _look_up_table(place, rule.table, destination, interface_out)
             if found is not None:
-                return found
+                return replace(found, kind="local") if found.kind == "anycast" else found  # taken in like its own
         elif rule.action in ("blackhole", "unreachable", "prohibit"):
             return Decision(rule.action, f"rule {rule.priority}: {rule.action}")
     return NOWHERE
@@ -107,8 +107,9 @@ def _look_up_table(place: Place, table: int, destination: str, interface_out: in
     return Decision(best.kind, render_route(place, best), hops, best.source)
 
 
-def _rank(route: Route) -> tuple[int, int]:
-    return network(route.destination).prefixlen, -route.priority
+def _rank(route: Route) -> tuple[int, int, bool]:
+    """What is a host's own address and at the same time a network's anycast address is first of all its own."""
+    return network(route.destination).prefixlen, -route.priority, route.kind != "anycast"
 
 
 def _is_usable(place: Place, route: Route, interface_out: int) -> bool:
