@@ -31,6 +31,7 @@ from netsim.kernel.ipvs import (
 from netsim.kernel.netns import Netns, run_in
 from netsim.kernel.process import Spawner
 from netsim.kernel.rtnl import Rtnl, del_address, del_link, new_address, new_dummy
+from netsim.kernel.rtnl_read import Link
 from netsim.kernel.rtnl_socket import BatchError
 from netsim.kernel.rtnl_wire import Message
 from netsim.kernel.sysctl import write_sysctls
@@ -187,7 +188,7 @@ class IpvsTarget:
             what = f'the kernel has no IPVS scheduler "{scheduler}" (CONFIG_IP_VS_{scheduler.upper()})'
             raise FeatureMissing("ipvs", what, where=self._netns.name, hint=f"modprobe ip_vs_{scheduler}") from None
 
-    def _ensure_dummy(self) -> None:
+    def _ensure_dummy(self) -> Link:
         with Rtnl(self._netns) as rtnl:
             if rtnl.link(DUMMY) is None:
                 try:
@@ -199,7 +200,10 @@ class IpvsTarget:
                         "dummy", "the kernel has no dummy devices (CONFIG_DUMMY)", hint="modprobe dummy"
                     ) from None
             dummy = rtnl.link(DUMMY)
-            self._dummy_index = dummy.ifindex if dummy is not None else 0
+        if dummy is None:
+            raise KernelError(f"{DUMMY} is gone", errno=errno.ENODEV, where=self._netns.name)
+        self._dummy_index = dummy.ifindex
+        return dummy
 
     def _find_missing(self, state: NodeState, entries: Mapping[str, int], family: int) -> str:
         on_dummy, _ = self._read_addresses(family)
@@ -238,7 +242,13 @@ class IpvsTarget:
     def _apply_servers(self, plan: IpvsPlan) -> None:
         if plan.operations or self.leaving:
             with Ipvs(self._netns) as ipvs:
-                self._run(ipvs, plan.operations)
+                try:
+                    self._run(ipvs, plan.operations)
+                except BatchError as error:
+                    if any(number not in (errno.ESRCH, errno.EEXIST) for _, number, _ in error.failures):
+                        raise
+                    # Somebody took virtual servers away since they were read.
+                    ipvs.run(_write_all(plan.state), ignore=(errno.EEXIST,))
         self._apply_addresses(plan)
         self.end_leaving()
 
@@ -252,11 +262,12 @@ class IpvsTarget:
                     rtnl.batch([del_link(DUMMY)])
                 self._prepared = False
                 return
-            if dummy is None:
-                raise KernelError(f"{DUMMY} is gone", errno=errno.ENODEV, where=self._netns.name)
-            length = 32 if plan.family == 4 else 128
-            messages = [new_address(f"{ip}/{length}", dummy.ifindex) for ip in plan.new_addresses]
-            messages += [del_address(f"{ip}/{length}", dummy.ifindex) for ip in plan.old_addresses]
+            length, new, old = 32 if plan.family == 4 else 128, plan.new_addresses, plan.old_addresses
+            if dummy is None:  # somebody took it away since it was read
+                dummy = self._ensure_dummy()
+                new, old = tuple(item for item in plan.state.uses if isinstance(item, str)), ()
+            messages = [new_address(f"{ip}/{length}", dummy.ifindex) for ip in new]
+            messages += [del_address(f"{ip}/{length}", dummy.ifindex) for ip in old]
             try:
                 rtnl.batch(messages)
             except BatchError as error:
@@ -318,6 +329,13 @@ def _find_reals(ipvs: Ipvs, key: ServerKey) -> dict[RealServer, RealState] | Non
         if error.errno not in (errno.ESRCH, errno.ENOENT):
             raise
         return None
+
+
+def _write_all(state: NodeState) -> list[Message]:
+    messages = []
+    for key, server in state.servers.items():
+        messages += [new_server(key, server.virtual), *(new_real(key, real) for real in server.reals)]
+    return messages
 
 
 def _message(operation: Operation) -> Message:
