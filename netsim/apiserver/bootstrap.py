@@ -1,11 +1,12 @@
-"""What exists from the start: the system namespaces and the Service of the API itself."""
+"""What exists from the start: the system namespaces, the service network, and the Service of the API itself."""
 
 from typing import Any
 
 from netsim.apiserver.routing import Route
 from netsim.apiserver.state import State
+from netsim.apiserver.strategies.service_cidrs import DEFAULT_NAME
 from netsim.apiserver.writing import create
-from netsim.model.kinds import NAMESPACE, SERVICE
+from netsim.model.kinds import NAMESPACE, SERVICE, SERVICE_CIDR
 
 SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 
@@ -15,6 +16,9 @@ def ensure_system_objects(state: State) -> None:
     for name in SYSTEM_NAMESPACES:
         if state.store.get(NAMESPACE.resource, "", name) is None:
             create(state, Route(NAMESPACE), {"metadata": {"name": name}}, {}, [])
+    if state.store.get(SERVICE_CIDR.resource, "", DEFAULT_NAME) is None:
+        networks = [str(network) for network in state.config.service_cidrs]  # the primary family first, as upstream
+        create(state, Route(SERVICE_CIDR), {"metadata": {"name": DEFAULT_NAME}, "spec": {"cidrs": networks}}, {}, [])
     if state.store.get(SERVICE.resource, "default", "kubernetes") is None:
         create(state, Route(SERVICE, "default"), _kubernetes_service(state), {}, [])
 

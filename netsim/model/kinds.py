@@ -49,6 +49,7 @@ SERVICE = Kind("", "v1", "Service", "services", True, ("svc",), ("all",), ("stat
 CONFIG_MAP = Kind("", "v1", "ConfigMap", "configmaps", True, ("cm",))
 EVENT = Kind("", "v1", "Event", "events", True, ("ev",))
 ENDPOINT_SLICE = Kind("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", True)
+SERVICE_CIDR = Kind("networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs", False, (), (), ("status",))
 REPLICA_SET = Kind("apps", "v1", "ReplicaSet", "replicasets", True, ("rs",), ("all",), ("status", "scale"))
 DEPLOYMENT = Kind("apps", "v1", "Deployment", "deployments", True, ("deploy",), ("all",), ("status", "scale"))
 
@@ -60,6 +61,7 @@ KINDS: tuple[Kind, ...] = (
     CONFIG_MAP,
     EVENT,
     ENDPOINT_SLICE,
+    SERVICE_CIDR,
     REPLICA_SET,
     DEPLOYMENT,
 )

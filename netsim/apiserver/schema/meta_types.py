@@ -1,8 +1,8 @@
 """Fields of metadata and of the small kinds, by Go type name. ``tables`` says how to read the notation.
 
 Source: kubernetes v1.31 ``staging/src/k8s.io/apimachinery/pkg/apis/meta/v1/types.go``,
-``staging/src/k8s.io/api/core/v1/types.go``, ``.../api/discovery/v1/types.go`` and
-``.../api/autoscaling/v1/types.go``.
+``staging/src/k8s.io/api/core/v1/types.go``, ``.../api/discovery/v1/types.go``, ``.../api/autoscaling/v1/types.go`` and
+``.../api/networking/v1/types.go`` (that one of v1.33).
 """
 
 META_TYPES: dict[str, dict[str, str]] = {
@@ -156,6 +156,10 @@ META_TYPES: dict[str, dict[str, str]] = {
     "ForZone": {"name": "string"},
     "ForNode": {"name": "string"},
     "EndpointPort": {"name": "string", "protocol": "string", "port": "int32", "appProtocol": "string"},
+    # ServiceCIDR
+    "ServiceCIDR": {"spec": "ServiceCIDRSpec", "status": "ServiceCIDRStatus"},
+    "ServiceCIDRSpec": {"cidrs": "[]string"},
+    "ServiceCIDRStatus": {"conditions": "[]Condition @type"},
     # Subresource kinds
     "Binding": {"target": "ObjectReference"},
     "Scale": {"spec": "ScaleSpec", "status": "ScaleStatus"},

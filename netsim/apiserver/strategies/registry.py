@@ -7,6 +7,7 @@ from netsim.apiserver.strategies.events import EventStrategy
 from netsim.apiserver.strategies.namespaces import NamespaceStrategy
 from netsim.apiserver.strategies.nodes import NodeStrategy
 from netsim.apiserver.strategies.pods import PodStrategy
+from netsim.apiserver.strategies.service_cidrs import ServiceCIDRStrategy
 from netsim.apiserver.strategies.services import ServiceStrategy
 from netsim.apiserver.strategies.workloads import DeploymentStrategy, ReplicaSetStrategy
 from netsim.model.config import ClusterConfig
@@ -21,6 +22,7 @@ from netsim.model.kinds import (
     POD,
     REPLICA_SET,
     SERVICE,
+    SERVICE_CIDR,
     Kind,
 )
 
@@ -31,6 +33,7 @@ _STRATEGIES: dict[Kind, type[Strategy]] = {
     CONFIG_MAP: ConfigMapStrategy,
     EVENT: EventStrategy,
     ENDPOINT_SLICE: EndpointSliceStrategy,
+    SERVICE_CIDR: ServiceCIDRStrategy,
     REPLICA_SET: ReplicaSetStrategy,
     DEPLOYMENT: DeploymentStrategy,
 }
