@@ -5,6 +5,8 @@ test's own, or what is broken is mended afterwards; either way no other test see
 """
 
 import re
+import socket
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +14,15 @@ from typing import Any
 import pytest
 
 from netsim.cluster.handle import Cluster
+from netsim.kernel.conntrack import ASSURED, SEEN_REPLY
 from netsim.observe.path import Path
 from netsim.observe.pathtext import render_text
 from netsim.testing.lookup import cluster_ip, node_ip, node_port, pod_ip
 from tests.packets.world import EXTERNAL, make_pod, make_service
 
+NETLINK_NETFILTER = 12
+NLM_F_REQUEST, NLM_F_CREATE = 0x1, 0x400
+CONFIRMED = 1 << 3
 CLIENT, WEB, BESIDE = "pod/{ns}/client", "pod/{ns}/web", "pod/{ns}/beside"
 
 
@@ -139,7 +145,8 @@ BREAKAGES = (
         (
             (
                 WEB,
-                "nft 'table inet fw {{ chain in {{ type filter hook input priority 0; tcp dport 8080 reject with tcp reset; }}; }}'",
+                "nft 'table inet fw {{ chain in {{ type filter hook input priority 0; "
+                "tcp dport 8080 reject with tcp reset; }}; }}'",
             ),
         ),
         CLIENT,
@@ -301,7 +308,8 @@ BREAKAGES = (
         (
             (
                 N1,
-                "for port in $(bridge -o link show | cut -d@ -f1 | cut -d: -f2); do bridge link set dev $port hairpin off; done",
+                "for port in $(bridge -o link show | cut -d@ -f1 | cut -d: -f2); "
+                "do bridge link set dev $port hairpin off; done",
             ),
         ),
         BESIDE,
@@ -478,3 +486,48 @@ def test_trace_names_the_cause(breakage: Breakage, cluster: Cluster, proxy_mode:
 
 def test_there_are_at_least_twenty() -> None:
     assert len({breakage.name for breakage in BREAKAGES}) >= 20
+
+
+def fill_conntrack(cluster: Cluster, where: str) -> None:
+    """Entries up to the kernel's limit, all of them assured: those are not thrown out early (early_drop)."""
+    limit = int(cluster.exec(where, ["cat", "/proc/sys/net/netfilter/nf_conntrack_max"], check=True).stdout)
+    with cluster.socket(where, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as channel:
+        batch: list[bytes] = []
+        for number in range(limit + 1000):
+            batch.append(make_entry(number))
+            if len(batch) == 200:
+                channel.send(b"".join(batch))
+                batch.clear()
+
+
+def make_entry(number: int) -> bytes:
+    """IPCTNL_MSG_CT_NEW of a UDP flow (include/uapi/linux/netfilter/nfnetlink_conntrack.h)."""
+    one, other = struct.pack("!I", 0x0A000000 + number // 60000), b"\x0a\xff\x00\x01"
+    port = struct.pack("!H", 1 + number % 60000)
+    first = nested(1, nested(1, attribute(1, one), attribute(2, other)), make_ports(port, b"\0\x09"))
+    answer = nested(2, nested(1, attribute(1, other), attribute(2, one)), make_ports(b"\0\x09", port))
+    status = attribute(3, struct.pack("!I", SEEN_REPLY | ASSURED | CONFIRMED))
+    body = b"\x02\0\0\0" + first + answer + status + attribute(7, struct.pack("!I", 600))
+    return struct.pack("=IHHII", 16 + len(body), 0x100, NLM_F_REQUEST | NLM_F_CREATE, 0, 0) + body
+
+
+def make_ports(source: bytes, destination: bytes) -> bytes:
+    return nested(2, attribute(1, b"\x11"), attribute(2, source), attribute(3, destination))
+
+
+def nested(kind: int, *parts: bytes) -> bytes:
+    return attribute(kind | 0x8000, b"".join(parts))
+
+
+def attribute(kind: int, data: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(data), kind) + data + bytes(-len(data) % 4)
+
+
+@pytest.mark.slow
+@pytest.mark.netsim(proxy_mode="iptables", pod_network="routes")
+def test_trace_names_a_full_connection_tracking_table(cluster: Cluster) -> None:
+    words = make_world(cluster)
+    fill_conntrack(cluster, N2)
+    path = cluster.trace(CLIENT.format(**words), TO_WEB.format(**words))
+    assert (path.verdict.outcome, path.verdict.place) == ("dropped", N2), render_text(path)
+    assert "connection tracking table is full" in path.verdict.cause, render_text(path)
