@@ -344,7 +344,8 @@ BREAKAGES = (
             (CLIENT, "ip link set eth0 mtu 1500"),
             (
                 N1,
-                "ip link set cni0 mtu 1500; for port in $(bridge -o link show | cut -d@ -f1 | cut -d: -f2); do ip link set $port mtu 1500; done",
+                "ip link set cni0 mtu 1500; for port in $(bridge -o link show | cut -d@ -f1 | cut -d: -f2); "
+                "do ip link set $port mtu 1500; done",
             ),
         ),
         CLIENT,
