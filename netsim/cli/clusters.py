@@ -16,7 +16,15 @@ from netsim.model.networks import IP_FAMILIES
 if TYPE_CHECKING:
     from netsim.cluster.handle import Cluster
 
-name_argument = click.argument("name", required=False, shell_complete=complete_clusters)
+
+def _check_name(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """``netsim down "$NAME"`` without NAME must not mean the only cluster there is."""
+    if value == "":
+        raise UsageError("the name of the cluster is empty", hint="give a name, or leave the argument out")
+    return value
+
+
+name_argument = click.argument("name", required=False, callback=_check_name, shell_complete=complete_clusters)
 
 
 @click.command(
@@ -29,7 +37,7 @@ name_argument = click.argument("name", required=False, shell_complete=complete_c
   netsim up --foreground        # ends with Ctrl-C
 """,
 )
-@click.argument("name", required=False)
+@click.argument("name", required=False, callback=_check_name)
 @click.option("--nodes", type=click.IntRange(min=1), metavar="N", help="How many nodes.  [default: 3]")
 @click.option(
     "--proxy-mode", type=click.Choice(PROXY_MODES), help="How kube-proxy makes its rules.  [default: iptables]"

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from netsim.model.config import parse_config
-from netsim.model.errors import InputError
+from netsim.model.errors import InputError, UsageError
 
 DEFAULT_NODES = 3
 
@@ -21,7 +21,10 @@ def make_config(
     ip_family: str | None = None,
     config: str | Path | Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The topology document of ``up``: the file's keys, then what was said beside it. Raises InputError."""
+    """The topology document of ``up``: the file's keys, then what was said beside it.
+
+    Raises InputError if the file is wrong, UsageError if what was said beside it is.
+    """
     document, where = _read_config(config)
     said = {
         "name": name,
@@ -30,11 +33,18 @@ def make_config(
         "podNetwork": pod_network,
         "ipFamily": ip_family,
     }
-    document |= {key: value for key, value in said.items() if value is not None}
-    document.setdefault("name", "netsim")
-    document.setdefault("nodes", DEFAULT_NODES)
-    parse_config(document, where)
+    from_file = _complete(document)
+    document = _complete(document | {key: value for key, value in said.items() if value is not None})
+    try:
+        parse_config(document, where)
+    except InputError as error:
+        parse_config(from_file, where)  # raises if it is the file's own fault
+        raise UsageError(error.message, hint=error.hint or "netsim up --help") from error
     return document
+
+
+def _complete(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": "netsim", "nodes": DEFAULT_NODES, **document}
 
 
 def _read_config(config: str | Path | Mapping[str, Any] | None) -> tuple[dict[str, Any], str]:

@@ -194,7 +194,10 @@ def check_config(config: ClusterConfig, where: str = "") -> ClusterConfig:
 def _check_nodes(config: ClusterConfig, fail: Any) -> None:
     seen: set[str] = set()
     if len(config.nodes) > MAX_NODES:
-        raise fail(f"nodes: {len(config.nodes)} are more than {MAX_NODES}, the most one fabric bridge can hold")
+        raise fail(
+            f"nodes: {len(config.nodes)} are more than {MAX_NODES}, the most one fabric bridge can hold",
+            f"ask for {MAX_NODES} or fewer",
+        )
     for node in config.nodes:
         if not all(_DNS_LABEL.fullmatch(label) for label in node.name.split(".")) or len(node.name) > 253:
             raise fail(f'nodes: "{node.name}" must be a DNS name')

@@ -50,6 +50,10 @@ def test_every_command_has_help_with_examples(name: str, capsys: pytest.CaptureF
         ("get pods a -A", "a NAME and --all-namespaces together", "-n NS"),
         ("get pods,services -w", "--watch follows one kind", "--watch"),
         ("up --nodes 0", "0 is not in the range", "netsim up --help"),
+        ("up Bad_Name", 'name: "Bad_Name" must be a DNS label', "lower-case letters"),
+        ("up --nodes 100000", "nodes: 100000 are more than 1000", "ask for 1000 or fewer"),
+        ("up --nodes 300", "podCIDR: 10.244.0.0/16 has room for 256 nodes", "a larger podCIDR"),
+        ("up --nodes 300 --config /dev/null", "podCIDR: 10.244.0.0/16 has room for 256 nodes", "a larger podCIDR"),
         ("up --proxy-mode magic", "'--proxy-mode': 'magic' is not", "netsim up --help"),
         ("up --frob", "no such option", "netsim up --help"),
         ("down a --all", "NAME and --all together", "netsim down --all"),
@@ -87,7 +91,17 @@ def test_wrong_usage_is_status_2_with_a_next_step(
 
 @pytest.mark.parametrize(
     "arguments",
-    [["delete", "pods", ""], ["get", "pods", ""], ["describe", "pod", ""], ["delete", "-f", ""], ["apply", "-f", ""]],
+    [
+        ["up", ""],
+        ["down", ""],
+        ["status", ""],
+        ["kubeconfig", ""],
+        ["delete", "pods", ""],
+        ["get", "pods", ""],
+        ["describe", "pod", ""],
+        ["delete", "-f", ""],
+        ["apply", "-f", ""],
+    ],
 )
 def test_an_empty_word_is_not_everything(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """What ``netsim delete pods "$NAME"`` says without NAME."""
@@ -95,6 +109,14 @@ def test_an_empty_word_is_not_everything(arguments: list[str], capsys: pytest.Ca
     error, hint = capsys.readouterr().err.splitlines()
     assert error.startswith("error: ")
     assert hint.startswith("next: ")
+
+
+def test_a_wrong_topology_file_is_status_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is wrong with the command line."""
+    path = tmp_path / "topology.yaml"
+    path.write_text("nodes: 1001\n")
+    assert run(["up", "lab", "--config", str(path)]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {path}: nodes: 1001 are more than")
 
 
 @pytest.mark.parametrize("line", ["status", "get pods", "exec pod/a -- ls", "apply -f web.yaml", "kubeconfig", "down"])
