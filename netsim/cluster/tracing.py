@@ -22,7 +22,7 @@ MAX_TIMEOUT_S = 60.0
 MAX_SIZE_BYTES = 65000
 # Each place costs a packet ring and a rule table for the time of the trace; beyond this many pods only those are
 # watched that the packet is likely to come by.
-MAX_PODS = 100
+MAX_PODS = 200
 
 
 async def trace(runtime: "Runtime", places: "Places", request: dict[str, Any]) -> dict[str, Any]:
