@@ -7,6 +7,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +115,7 @@ def record(cluster_name: str, source: str, target: str, name: str) -> None:
     from tests.packets.matrix import open_fabric
     from tests.packets.probes import open_netns
 
-    with attach(cluster_name) as cluster:
-        cluster.down = lambda: None  # type: ignore[method-assign] # it is not ours
+    with closing(attach(cluster_name)) as cluster:
         wanted = parse_target(target)
         if wanted.service:
             goal = resolve_service(wanted, cluster.get("Service", wanted.service, wanted.namespace))
