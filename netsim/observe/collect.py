@@ -9,6 +9,7 @@ from ipaddress import ip_address
 
 from netsim.kernel.conntrack import Conntrack, FlowTuple
 from netsim.kernel.drops import DropWatch
+from netsim.kernel.ipvs_connections import read_connections
 from netsim.kernel.netns import Netns
 from netsim.kernel.nft_trace import TABLE_PREFIX, plan_table
 from netsim.kernel.packet_match import compile_filter
@@ -79,6 +80,7 @@ def collect(
             notes=(*notes, *missing, *(note for post in posts for note in post.notes)),
             elapsed_ms=(time.monotonic() - start) * 1000,
             elements=elements,
+            ipvs=_read_ipvs(posts, sightings),
         )
 
 
@@ -164,6 +166,21 @@ def _read_conntrack(watch: Posts, sightings: Sequence[Sighting], notes: list[str
             continue
         if found:
             entries[post.place] = tuple(str(flow) for flow in found.values())
+    return entries
+
+
+def _read_ipvs(posts: Sequence[Post], sightings: Sequence[Sighting]) -> Mapping[str, tuple[str, ...]]:
+    """The connections of IPVS whose client and virtual address the probe's frames have, anywhere."""
+    flows = {
+        (flow.source, flow.source_port, flow.destination, flow.destination_port)
+        for one in sightings
+        for _, flow in _flow_of(one.frame)
+    }
+    entries = {}
+    for post in posts:
+        found = tuple(str(one) for one in read_connections(post.ns) if (*one.client, *one.virtual) in flows)
+        if found:
+            entries[post.place] = found
     return entries
 
 

@@ -79,6 +79,7 @@ class Evidence:
     elements: Mapping[int, str] = field(
         default_factory=dict
     )  # position in `events` -> the map or set element that decided
+    ipvs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # place -> connections, as ipvsadm -Lnc
 
 
 class Reader(Protocol):

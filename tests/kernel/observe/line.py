@@ -47,7 +47,7 @@ class Line:
         self.run("router", "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
         self._tcp = self.places["server"].socket(socket.AF_INET6, socket.SOCK_STREAM)
         self._tcp.bind(("::", TCP_PORT))
-        self._tcp.listen()
+        self._tcp.listen(4096)  # room for a busy client while a probe is served
         self._udp = self.places["server"].socket(socket.AF_INET6, socket.SOCK_DGRAM)
         self._udp.bind(("::", UDP_PORT))
         for thread in self._servers:

@@ -228,12 +228,12 @@ def test_other_traffic_is_not_in_the_evidence(line: Line) -> None:
     def chatter() -> None:
         datagrams = line.places["client"].socket(socket.AF_INET, socket.SOCK_DGRAM)
         with datagrams:
-            datagrams.settimeout(1.0)
+            datagrams.settimeout(5.0)
             while not stop.is_set():
                 datagrams.sendto(b"echo netsim-", (SERVER[4], UDP_PORT))
                 datagrams.recv(100)
                 with line.places["client"].socket(socket.AF_INET, socket.SOCK_STREAM) as other:
-                    other.settimeout(1.0)
+                    other.settimeout(5.0)
                     other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
                     other.connect((SERVER[4], TCP_PORT))
 
