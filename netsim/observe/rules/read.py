@@ -23,11 +23,16 @@ _TIMEOUT_S = 30.0
 def read_rules(ns: Netns, spawner: Spawner) -> Rules:
     """All rules of ``ns``. A part that can't be read is a note, since the others say something all the same."""
     notes: list[str] = []
-    names = _list_tables(ns, notes)
-    saved = _read_iptables(ns, spawner, names, notes)
-    # Those of iptables-nft are left out: nft can't show their rules, and says so on standard error for each of them.
-    own = [(family, name) for family, name in names if name not in saved.get(("iptables-nft", family), ())]
-    tables = _read_nft(ns, own, notes)
+    try:
+        with Nft(ns) as nft:  # one for all: closing its socket waits for an RCU grace period
+            names = list(parse_listing(nft.run_json("list tables")))
+            saved = _read_iptables(ns, spawner, names, notes)
+            # Those of iptables-nft are left out: nft can't show their rules, and says so on standard error for each.
+            own = [(family, name) for family, name in names if name not in saved.get(("iptables-nft", family), ())]
+            tables = _read_nft(nft, own, notes)
+    except NetsimError as error:
+        notes.append(f"nftables: {error.message}")
+        saved, tables = _read_iptables(ns, spawner, (), notes), {}
     ipsets: dict[str, tuple[str, ...]] = {}
     chains = (chain for part in saved.values() for table in part.values() for chain in table.values())
     if any("--match-set" in rule.text for chain in chains for rule in chain.rules):
@@ -35,24 +40,14 @@ def read_rules(ns: Netns, spawner: Spawner) -> Rules:
     return Rules(tables, saved, ipsets, _read_ipvs(ns, notes), tuple(notes))
 
 
-def _list_tables(ns: Netns, notes: list[str]) -> list[TableKey]:
-    try:
-        with Nft(ns) as nft:
-            return list(parse_listing(nft.run_json("list tables")))
-    except NetsimError as error:
-        notes.append(f"nftables: {error.message}")
-        return []
-
-
-def _read_nft(ns: Netns, names: Iterable[TableKey], notes: list[str]) -> NftTables:
+def _read_nft(nft: Nft, names: Iterable[TableKey], notes: list[str]) -> NftTables:
     found: NftTables = {}
-    with Nft(ns) as nft:
-        for family, name in names:
-            command = f"list table {family} {name}"
-            try:
-                found |= parse_listing(nft.run_json(command), nft.run_with_handles(command))
-            except NetsimError as error:
-                notes.append(f"nftables: {family} {name}: {error.message}")
+    for family, name in names:
+        command = f"list table {family} {name}"
+        try:
+            found |= parse_listing(nft.run_json(command), nft.run_with_handles(command))
+        except NetsimError as error:
+            notes.append(f"nftables: {family} {name}: {error.message}")
     return found
 
 
