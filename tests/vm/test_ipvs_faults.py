@@ -24,15 +24,15 @@ MODE = MODES["ipvs"]
 LOSSES = (*IPVS_LOSSES, "iptables -t nat -F", f"ipvsadm -d -t {CLUSTER_IP}:80 -r {PODS['pod-1']}:8080")
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_what_somebody_took_away_comes_back(spawner: Spawner, loss: str) -> None:
+def test_what_somebody_took_away_comes_back(spawner: Spawner) -> None:
     with real_node(spawner, MODE.config) as node:
         for obj in (faults.STEADY, faults.STEADY_SLICE):
             node.put(obj)
         before = MODE.read(node.node, spawner)
-        node.run(node.node, *loss.split())
-        wait_until("what was there is there again", lambda: MODE.read(node.node, spawner) == before, 30.0)
-        assert ask(node.pods["pod-2"], CLUSTER_IP, 80).startswith("pod-1 ")
+        for loss in LOSSES:
+            node.run(node.node, *loss.split())
+            wait_until(f"all is there again after {loss}", lambda: MODE.read(node.node, spawner) == before, 30.0)
+            assert ask(node.pods["pod-2"], CLUSTER_IP, 80).startswith("pod-1 "), loss
         assert_like_fresh(node, MODE)
 
 
@@ -83,6 +83,7 @@ def test_killed_in_the_middle_of_syncs_and_without_the_api(
         os.kill(pid, number)
         return forker.ask(wait=pid)
 
+    monkeypatch.setattr(faults, "KILLS", 1)  # each costs half a minute
     monkeypatch.setattr(ProgramNode, "launch", launch)
     monkeypatch.setattr(ProgramNode, "_kill", kill)
     faults.test_killed_in_the_middle_of_syncs_and_without_the_api(spawner, MODE, tmp_path)
