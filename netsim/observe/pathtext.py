@@ -101,9 +101,9 @@ def _leg_lines(hops: Sequence[Hop], names: Mapping[str, str], paint: Painter, ev
             lines = list(_step(hop, shown, names, paint, everything))
             if lines:
                 steps.append(lines)
-            if hop.kind == "interface" or shown is None:
+            if hop.kind == "interface":
                 shown = hop.packet
-            elif hop.kind == "rewrite":  # told as such; the TTL is told at the next interface
+            elif hop.kind == "rewrite" and shown is not None:  # told as such; the TTL is told at the next interface
                 shown = replace(hop.packet, ttl=shown.ttl)
         for number, lines in enumerate(steps):
             last = number == len(steps) - 1
