@@ -10,6 +10,7 @@ from netsim.observe.explain.context import Answer, Asking
 from netsim.observe.explain.iptables_chain import Backend, IptablesWalk
 from netsim.observe.explain.nft_chain import NftChainWalk
 from netsim.observe.explain.state import Place
+from netsim.observe.explain.virtual import ask_virtual_servers
 from netsim.observe.iptables_save import SavedChain, SavedTables
 from netsim.observe.nft_listing import NftChain, NftTable, walk_values
 
@@ -22,6 +23,7 @@ _IPTABLES = {  # table -> hook -> priority
     "security": dict.fromkeys(("input", "forward", "output"), 50),
     "nat": {"prerouting": -100, "output": -100, "input": 100, "postrouting": 100},
 }
+_IPVS = {"input": 98, "output": -98}  # NF_IP_PRI_NAT_SRC - 2, NF_IP_PRI_NAT_DST + 2
 _FAMILY = {4: "ip", 6: "ip6"}
 _IN_TRACKING = ("ctstate", "ctstatus", "connmark", "connlimit", "CONNMARK")
 
@@ -64,6 +66,10 @@ def sort_filters(place: Place, family: int) -> Filters:
     for (backend, words), tables in place.rules.iptables.items():
         if words == _FAMILY[family]:
             _take_iptables(made, "iptables-nft" if backend == "iptables-nft" else "iptables-legacy", words, tables)
+    if place.rules.ipvs:
+        made.tracks = True
+        for hook, priority in _IPVS.items():
+            made.add(hook, priority, ask_virtual_servers, False)
     for items in made.items.values():
         items.sort(key=lambda item: (item.priority, -item.order))
     return made

@@ -34,6 +34,7 @@ class Stay:
     flow: Flow | None = None
     state: str = ""  # "": not looked up yet
     reply: bool = False
+    stolen: bool = False  # IPVS has taken it, and sends it on
 
 
 @dataclass(slots=True)
@@ -97,11 +98,13 @@ class Tracker:
         """Filters before translation, translation, filters behind it; and the flow is confirmed at the end."""
         priority = _NAT_PRIORITY.get(asking.hook)
         filters = [item for item in items if not item.is_nat]
-        rewrite, before = "", None
+        rewrite, before, came = "", None, asking.packet
         answer = self._ask_all([i for i in filters if priority is None or i.priority <= priority], asking)
         if answer is None and priority is not None:
             rewrite, before = self._translate(asking, [item for item in items if item.is_nat], next_hop)
             answer = self._ask_all([item for item in filters if item.priority > priority], asking)
+        if answer is not None and answer.verdict == "stolen":
+            rewrite, before = "dnat", came
         if answer is not None:
             return Passage(asking.packet, answer, tuple(asking.hits), rewrite, before)
         new = ""
@@ -114,7 +117,7 @@ class Tracker:
         """The answer that ends it, if there is one."""
         for item in items:
             answer = item.run(asking)
-            if answer.verdict in ("drop", "reject"):
+            if answer.verdict in ("drop", "reject", "stolen"):
                 return answer
         return None
 
@@ -163,7 +166,7 @@ class Tracker:
         if flow is None or asking.state in ("untracked", "invalid"):
             return "", None
         kind = _NAT_KIND[hook]
-        if asking.state == "new" and not flow.confirmed and kind not in flow.done and not flow.ipvs:
+        if asking.state == "new" and not flow.confirmed and kind not in flow.done:
             for item in items:
                 answer = item.run(asking)
                 if answer.nat is not None:
@@ -176,6 +179,8 @@ class Tracker:
         if wanted is None:
             return "", None
         asking.packet = translate(before, kind, *wanted)
+        if asking.packet == before:  # done already: by IPVS, or on the way out to itself
+            return "", None
         un = {"dnat": "un-snat", "snat": "un-dnat"}[kind]
         return (un if asking.reply else kind), before
 

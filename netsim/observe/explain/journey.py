@@ -112,6 +112,7 @@ class Journey:
             ports=ports,
         )
         self._tell(place, hook, packet, passage)
+        stay.stolen = passage.answer.verdict == "stolen"
         if passage.answer.verdict in ("drop", "reject"):
             self._refuse(place, passage.packet, passage.answer, stay)
         return passage.packet
@@ -164,9 +165,22 @@ class Journey:
                 )
         out = "lo" if decision.kind == "local" else place.link_name(decision.hop.index)
         after = self.pass_hook(place, "output", packet, stay, interface_out=out)
+        if stay.stolen:
+            return self._send_on(place, after, stay, "")
         if (after.destination, after.mark) != (packet.destination, packet.mark):
             decision = self._route_out(place, after, oif)  # ip_route_me_harder
         return self._put_out(place, after, decision, stay)
+
+    def _send_on(self, place: Place, packet: Travel, stay: Stay, came_in: str) -> Arrival:
+        """ip_vs_nat_xmit: by the routes, and through OUTPUT (once more), whether it came in or is the place's own."""
+        decision = self._route_out(place, packet, 0)
+        if came_in and decision.kind != "local":
+            packet = replace(packet, ttl=packet.ttl - 1)
+        out = "lo" if decision.kind == "local" else place.link_name(decision.hop.index)
+        after = self.pass_hook(place, "output", packet, stay, interface_out=out)
+        if (after.destination, after.mark) != (packet.destination, packet.mark):
+            decision = self._route_out(place, after, 0)
+        return self._put_out(place, after, decision, stay, came_in)
 
     def _route_out(self, place: Place, packet: Travel, oif: int) -> Decision:
         decision = look_up(place, packet.destination, source=packet.source, mark=packet.mark, interface_out=oif)
@@ -299,6 +313,8 @@ class Journey:
 
     def _deliver(self, place: Place, link: Link, packet: Travel, stay: Stay) -> Arrival:
         packet = self.pass_hook(place, "input", packet, stay, interface_in=link.name)
+        if stay.stolen:
+            return self._send_on(place, packet, stay, link.name)
         tunnel = self._find_tunnel(place, packet)
         if tunnel is not None and packet.payload is not None:
             inner = packet.payload

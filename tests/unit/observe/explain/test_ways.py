@@ -6,6 +6,8 @@ import pytest
 
 from netsim.observe.explain.state import Link, Neighbour, NextHop, Route
 from netsim.observe.path import Outcome, Path
+from netsim.observe.rules.model import Virtual
+from netsim.ruleset.ipvs import RealServer, RealState, ServerKey, VirtualServer
 from tests.unit.observe.explain.worlds import (
     CLIENT,
     NODE,
@@ -141,3 +143,36 @@ def test_what_is_not_modelled_is_followed_both_ways_and_told() -> None:
     found = explain(make_world(make_rules(strange)))
     assert {way.path.verdict.outcome for way in found.ways} == {"delivered", "dropped"}
     assert any("--bytecode" in note for note in found.notes)
+
+
+def _with_virtual_server(*reals: str) -> MemoryWorld:
+    """The Service by IPVS: its address is the node's own, and POSTROUTING masquerades what goes to its pods."""
+    masquerade = "*nat\n:POSTROUTING ACCEPT [0:0]\n-A POSTROUTING -d 10.244.0.3/32 -j MASQUERADE\nCOMMIT\n"
+    virtual = Virtual(VirtualServer(), {RealServer(real, 8080): RealState() for real in reals})
+    servers = {ServerKey("tcp", "10.96.0.1", 80): virtual}
+    world = make_world(replace(make_rules(masquerade), ipvs=servers))
+    node = world.places[NODE]
+    dummy = Link(9, "kube-ipvs0", "dummy", "0a:00:00:00:00:09")
+    own = Route("10.96.0.1/32", "local", 255, (NextHop(9),), "10.96.0.1")
+    return change(world, NODE, links=[*node.links, dummy], routes=[*node.routes, own])
+
+
+def test_a_virtual_server_translates_and_sends_on() -> None:
+    path = the_path(_with_virtual_server("10.244.0.3"))
+    assert (path.verdict.outcome, path.seen_source) == ("delivered", "10.244.0.1")
+    hits = [hit for hop in path.hops for hit in hop.rules if hit.backend == "ipvs"]
+    assert [(hit.text, hit.element) for hit in hits] == [("-t 10.96.0.1:80 -s rr", "-r 10.244.0.3:8080 -m")]
+    assert [hop.rewrite for hop in path.hops if hop.rewrite] == ["dnat", "snat", "un-snat", "un-dnat"]
+    own = the_path(_with_virtual_server("10.244.0.3"), source=NODE)
+    assert (own.verdict.outcome, own.answered_by) == ("delivered", SERVER)
+
+
+def test_a_virtual_server_spreads_and_refuses_without_destinations() -> None:
+    found = explain(_with_virtual_server("10.244.0.3", "10.244.0.9"))
+    assert [(way.probability, way.path.verdict.outcome) for way in found.ways] == [
+        (0.5, "delivered"),
+        (0.5, "no route"),
+    ]
+    verdict = the_path(_with_virtual_server()).verdict
+    assert (verdict.outcome, verdict.place) == ("rejected", NODE)
+    assert "no destination" in verdict.cause
