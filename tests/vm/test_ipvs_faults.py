@@ -36,7 +36,10 @@ def test_what_somebody_took_away_comes_back(spawner: Spawner) -> None:
         assert_like_fresh(node, MODE)
 
 
-def test_random_changes_and_losses_end_where_a_fresh_proxy_starts(spawner: Spawner) -> None:
+def test_random_changes_and_losses_end_where_a_fresh_proxy_starts(
+    spawner: Spawner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faults, "EXAMPLES", 2)  # each costs half a minute
     faults.test_random_changes_and_flushes_end_where_a_fresh_proxy_starts(spawner, MODE)
 
 

@@ -93,6 +93,7 @@ STEPS: st.SearchStrategy[list[Step]] = st.lists(
 )
 
 
+EXAMPLES = 6
 PROGRAMS = ("ipvsadm ", "ip ", "ipset ")
 
 
@@ -141,7 +142,9 @@ def spoil(node: RealNode, commands: str) -> None:
 def test_random_changes_and_flushes_end_where_a_fresh_proxy_starts(spawner: Spawner, mode: Mode) -> None:
     """The examples are the same in each run: ``derandomize``."""
 
-    @settings(max_examples=6, deadline=None, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate])
+    @settings(
+        max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, phases=[Phase.explicit, Phase.generate]
+    )
     @given(STEPS)
     def play(steps: list[Step]) -> None:
         with real_node(spawner, mode.config) as node:
