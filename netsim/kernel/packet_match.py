@@ -78,12 +78,15 @@ class Pattern:
         return all(test.low <= packet[start + test.at : start + test.end] <= test.high for test in self.tests)
 
 
-def compile_filter(patterns: Sequence[Pattern], *, snaplen: int) -> BpfProgram:
-    """A filter over Ethernet frames that keeps ``snaplen`` bytes of those that one of the patterns matches."""
+def compile_filter(patterns: Sequence[Pattern], *, snaplen: int, but: Sequence[Pattern] = ()) -> BpfProgram:
+    """A filter over Ethernet frames that keeps ``snaplen`` bytes of those that one of the patterns matches.
+
+    Of those that one of ``but`` matches it keeps none.
+    """
     instructions: list[tuple[int, int, int, int]] = []
-    for pattern in patterns:
+    for pattern, kept in (*((one, 0) for one in but), *((one, snaplen) for one in patterns)):
         for family in pattern.families:
-            instructions += _compile(pattern, family, snaplen)
+            instructions += _compile(pattern, family, kept)
     return BpfProgram.assemble([*instructions, (_RET, 0, 0, 0)])
 
 

@@ -42,6 +42,7 @@ class SmallTap:
         The first tap of a machine may give frames of the first millisecond the time of their reading
         (net_enable_timestamp takes effect that late).
         """
+        self._dropped = 0
         self._indexes: dict[str, int] = {}
         self._where = ns.name
         try:
@@ -91,12 +92,13 @@ class SmallTap:
             frames.append(Frame(self._index_of(address[0]), address[2] == _OUTGOING, time_ns, data, length))
 
     def dropped(self) -> int:
-        """How many frames were lost since the last call because the buffer was full. Raises KernelError."""
+        """How many frames were lost so far because the buffer was full. Raises KernelError."""
         try:
             found = self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8)
         except OSError as error:
             raise KernelError(f"packet socket: {error.strerror}", errno=error.errno or 0, where=self._where) from None
-        return int(struct.unpack("=II", found)[1])
+        self._dropped += int(struct.unpack("=II", found)[1])  # reading sets the kernel's counter back to 0
+        return self._dropped
 
     def stop(self) -> None:
         """See nothing more from now on; what was seen can still be read."""

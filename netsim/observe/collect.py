@@ -56,7 +56,12 @@ def collect(
         probe = stack.enter_context(Probe(places[source_place], question, signature))
         table = f"{TABLE_PREFIX}{signature.sequence:08x}"
         watch = stack.enter_context(
-            Posts(places, table, _plan(table, signature, vxlan=True), _plan(table, signature, vxlan=False))
+            Posts(
+                places,
+                table,
+                _plan(table, signature, probe.source_port, vxlan=True),
+                _plan(table, signature, probe.source_port, vxlan=False),
+            )
         )
         posts = watch.all
         notes: list[str] = []
@@ -84,12 +89,15 @@ def collect(
         )
 
 
-def _plan(table: str, signature: Signature, *, vxlan: bool) -> Plan:
+def _plan(table: str, signature: Signature, source_port: int, *, vxlan: bool) -> Plan:
     """What is set up in a node, and in a pod, whose packets are never inside VXLAN."""
     patterns = signature.patterns if vxlan else signature.own_patterns
+    certain = signature.capture_patterns(source_port, vxlan=vxlan)
+    maybe = signature.maybe_patterns(vxlan=vxlan)
     return Plan(
         plan_table(table, patterns, signature.taught_by(vxlan=vxlan)),
-        compile_filter(signature.capture_patterns(vxlan=vxlan), snaplen=_SNAPLEN_BYTES),
+        compile_filter(certain, snaplen=_SNAPLEN_BYTES),
+        compile_filter(maybe, snaplen=_SNAPLEN_BYTES, but=certain) if maybe else None,
     )
 
 
@@ -108,8 +116,11 @@ def _send(probe: Probe, timeout_s: float, watch: Posts, notes: list[str]) -> tup
         drops = watch.close_later(DropWatch())
     except FeatureMissing as error:
         notes.append(f"drop reasons: {error.message}")
-        return probe.send(timeout_s), ()
-    reply = probe.send(timeout_s)
+        watch.forget()
+        return probe.send(timeout_s, watch.read), ()
+    # Of UDP the taps keep more than the probe, which would fill them while nobody reads.
+    watch.forget()
+    reply = probe.send(timeout_s, watch.read)
     return reply, tuple(Drop(event.time_ns, event.reason, event.function) for event in drops.read())
 
 

@@ -34,10 +34,14 @@ _legacy_turn = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is set up in a place: the transaction that makes its table of rules, and what its tap keeps."""
+    """What is set up in a place: the transaction that makes its table of rules, and what its taps keep.
+
+    ``maybe`` is for a tap of its own: other traffic that it keeps can't push out what is the probe's for certain.
+    """
 
     batch: bytes
     filter: BpfProgram
+    maybe: BpfProgram | None = None
 
 
 @dataclass(slots=True)
@@ -48,6 +52,7 @@ class Post:
     ns: Netns
     trace: RuleTrace | None = None
     tap: Tap | SmallTap | None = None
+    maybe: Tap | SmallTap | None = None
     log: TraceLog | None = None
     frames: list[Frame] = field(default_factory=list)
     messages: list[TraceMessage] = field(default_factory=list)
@@ -55,6 +60,7 @@ class Post:
     notes: list[str] = field(default_factory=list)
     _names: dict[int, str] = field(default_factory=dict)
     _stopped: bool = False
+    _dropped_before: int = 0
 
     def interface(self, index: int) -> str:
         """The name of an interface; "" for none, "#N" for one that is gone."""
@@ -69,7 +75,7 @@ class Post:
         self._try("rules", self._open_trace, plan.batch)
         if legacy:
             self._try("rules of legacy iptables", self._open_log)
-        self._try("interfaces", self._open_small if small else self._open_tap, plan.filter)
+        self._try("interfaces", self._open_taps, plan, self._open_small if small else self._open_ring)
 
     def _open_trace(self, batch: bytes) -> None:
         trace = RuleTrace(self.ns)
@@ -83,11 +89,20 @@ class Post:
     def _open_log(self) -> None:
         self.log = TraceLog(self.ns)
 
-    def _open_tap(self, filter: BpfProgram) -> None:
-        self.tap = Tap(self.ns, filter=filter, buffer_bytes=_RING_BYTES, latency_ms=_RETIRE_MS)
+    def _open_taps(self, plan: Plan, open: "Callable[[BpfProgram], Tap | SmallTap]") -> None:
+        self.tap = open(plan.filter)
+        if plan.maybe is not None:
+            self.maybe = open(plan.maybe)
 
-    def _open_small(self, filter: BpfProgram) -> None:
-        self.tap = SmallTap(self.ns, filter)
+    def _open_ring(self, filter: BpfProgram) -> Tap:
+        return Tap(self.ns, filter=filter, buffer_bytes=_RING_BYTES, latency_ms=_RETIRE_MS)
+
+    def _open_small(self, filter: BpfProgram) -> SmallTap:
+        return SmallTap(self.ns, filter)
+
+    @property
+    def _taps(self) -> "list[Tap | SmallTap]":
+        return [tap for tap in (self.tap, self.maybe) if tap is not None]
 
     def _try(self, what: str, act: Callable[..., None], *arguments: object) -> None:
         try:
@@ -98,22 +113,33 @@ class Post:
     def read(self) -> bool:
         """Take what has come; whether anything had."""
         before = len(self.frames), len(self.messages), len(self.logged)
-        if self.tap:
-            self.frames += self.tap.read()
+        for tap in self._taps:
+            self.frames += tap.read()
         if self.trace:
             self.messages += self.trace.read()
         if self.log:
             self.logged += self.log.read()
         return before != (len(self.frames), len(self.messages), len(self.logged))
 
+    def forget(self) -> None:
+        """Make room: what came before the probe is sent is not its."""
+        self.read()
+        self.frames.clear()
+        self.messages.clear()
+        self.logged.clear()
+        for one in (self.trace, self.log):
+            if one is not None:
+                one.lost = False
+        self._dropped_before = sum(tap.dropped() for tap in self._taps)
+
     def stop(self, table: str) -> None:
         """Nothing is marked or seen any more; what was can still be read. May be repeated."""
         if self._stopped:
             return
         self._stopped = True
-        if self.tap:
+        for tap in self._taps:
             with contextlib.suppress(KernelError):  # the filter keeps what it keeps, and the tap is closed soon
-                self.tap.stop()
+                tap.stop()
         if self.trace:
             self._try("end of the rule trace", self.trace.remove, table)
         if self.log:
@@ -123,13 +149,13 @@ class Post:
         """Say so where more came than could be kept."""
         if (self.trace and self.trace.lost) or (self.log and self.log.lost):
             self.notes.append(f"rules of {self.place}: more messages than fit, some are missing")
-        dropped = self.tap.dropped() if self.tap else 0
+        dropped = sum(tap.dropped() for tap in self._taps) - self._dropped_before
         if dropped:
             self.notes.append(f"interfaces of {self.place}: {dropped} frames did not fit")
 
     def close(self) -> None:
         """May be repeated."""
-        for one in (self.trace, self.tap, self.log):
+        for one in (self.trace, *self._taps, self.log):
             if one is not None:
                 one.close()
 
@@ -169,12 +195,22 @@ class Posts:
             self.close()
             raise
 
+    def forget(self) -> None:
+        """What came up to now is not the probe's, which is sent next."""
+        for post in self.all:
+            post.forget()
+
+    def read(self) -> None:
+        """Take what has come, so that there is room for more."""
+        for post in self.all:
+            post.read()
+
     def wait_for_silence(self) -> None:
         """Read until nothing comes any more for a moment: the last packets are under way when the answer is there."""
         poll = select.poll()
         by_fd: dict[int, Post] = {}
         for post in self.all:
-            for one in (post.trace, post.tap, post.log):
+            for one in (post.trace, post.tap, post.maybe, post.log):
                 if one is not None:
                     by_fd[one.fileno()] = post
                     poll.register(one.fileno(), select.POLLIN)

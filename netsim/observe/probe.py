@@ -6,6 +6,7 @@ import select
 import socket
 import struct
 import time
+from collections.abc import Callable
 from typing import Literal, Self
 
 from netsim.kernel.netns import Netns
@@ -26,6 +27,7 @@ _ECHO_REQUEST = {4: 8, 6: 128}
 _ECHO_REPLY = {4: 0, 6: 129}
 _ICMP6_FILTER, _IPV6_HEADER_BYTES, _IPV4_HEADER_BYTES = 1, 40, 20
 _RECEIVE_BYTES = 65536
+_PATIENCE_S = 0.01
 _UNREACHABLE = frozenset(
     (
         errno.EHOSTUNREACH,
@@ -49,6 +51,7 @@ class Probe:
         self._signature = signature
         self._icmp = signature.protocol == "icmp"
         self.source_port = 0
+        self._meanwhile: Callable[[], None] = lambda: None
         family = _FAMILIES[signature.family]
         try:
             self._socket = self._open(ns, family)
@@ -57,8 +60,12 @@ class Probe:
         except OSError as error:
             raise KernelError(f"probe: {error.strerror or error}", errno=error.errno or 0, where=ns.name) from error
 
-    def send(self, timeout_s: float) -> Reply:
-        """Send, wait for the answer. What the kernel says about it is in the reply; raises nothing."""
+    def send(self, timeout_s: float, meanwhile: Callable[[], None]) -> Reply:
+        """Send, wait for the answer. What the kernel says about it is in the reply.
+
+        ``meanwhile`` is called every few milliseconds while nothing comes; what it raises comes out of here.
+        """
+        self._meanwhile = meanwhile
         start = time.monotonic()
         try:
             result, data = self._exchange(timeout_s)
@@ -133,7 +140,13 @@ class Probe:
     def _wait(self, event: int, deadline: float) -> bool:
         poll = select.poll()
         poll.register(self._socket, event)
-        return bool(poll.poll(max(0.0, (deadline - time.monotonic()) * 1000)))
+        while True:
+            left_s = max(0.0, deadline - time.monotonic())
+            if poll.poll(min(left_s, _PATIENCE_S) * 1000):
+                return True
+            if left_s <= _PATIENCE_S:
+                return False
+            self._meanwhile()
 
     def _echo_request(self) -> bytes:
         kind = _ECHO_REQUEST[self._signature.family]

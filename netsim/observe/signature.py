@@ -75,13 +75,18 @@ class Signature:
         inside = Learning(self.family, True), (_in_vxlan(probe, self.family),)
         return (plain, inside) if vxlan else (plain,)
 
-    def capture_patterns(self, *, vxlan: bool) -> tuple[Pattern, ...]:
-        """What taps keep. UDP: also all that might be an answer, of which `Answers` keeps those that are."""
-        known = self.patterns if vxlan else self.own_patterns
+    def capture_patterns(self, source_port: int, *, vxlan: bool) -> tuple[Pattern, ...]:
+        """What is the probe's for certain. UDP: also what is sent to ``source_port``, the probe's own."""
+        answer = Pattern(_UDP, (equals(2, struct.pack("!H", source_port)),), (self.family,))
+        own = (*self.own_patterns, *((answer,) if self.protocol == "udp" else ()))
+        return (*own, *(_in_vxlan(pattern, self.family) for pattern in own)) if vxlan else own
+
+    def maybe_patterns(self, *, vxlan: bool) -> tuple[Pattern, ...]:
+        """UDP: all that might be an answer with other addresses and ports, of which `Answers` keeps those that are."""
         if self.protocol != "udp":
-            return known
+            return ()
         if not vxlan:
-            return (*known, Pattern(_UDP, (), (self.family,)))
+            return (Pattern(_UDP, (), (self.family,)),)
         # Not all that VXLAN carries, which may be every connection between two nodes: only the datagrams in it.
         gaps = [0, *(edge for port in _VXLAN_PORTS for edge in (port - 1, port + 1)), 65535]
         ranges = zip(gaps[::2], gaps[1::2], strict=True)
@@ -89,7 +94,7 @@ class Signature:
             Pattern(_UDP, (Test(2, struct.pack("!H", low), struct.pack("!H", high)),), (self.family,))
             for low, high in ranges
         )
-        return (*known, _in_vxlan(Pattern(_UDP, (), (self.family,)), self.family), *other)
+        return (_in_vxlan(Pattern(_UDP, (), (self.family,)), self.family), *other)
 
     def _own_patterns(self) -> Iterator[Pattern]:
         number, family = _NUMBERS[self.protocol][self.family], (self.family,)

@@ -163,8 +163,12 @@ def test_an_answer_without_the_tag_is_known_after_the_probe_and_not_before() -> 
 
 def test_taps_keep_what_may_be_an_answer_but_not_all_that_vxlan_carries() -> None:
     signature = make_signature("udp", 4, 81, NUMBER)
-    keep = compile_filter(signature.capture_patterns(vxlan=True), snaplen=99)
-    answer = network(4, back=True) / UDP(sport=81, dport=4000) / Raw(b"hello")
+    certain = signature.capture_patterns(4000, vxlan=True)
+    keep = compile_filter(signature.maybe_patterns(vxlan=True), snaplen=99, but=certain)
+    own = network(4, back=True) / UDP(sport=81, dport=4000) / Raw(b"hello")
+    assert run_filter(keep, frame_of(own)) == 0, "the other tap has it"
+    assert run_filter(compile_filter(certain, snaplen=99), frame_of(own)) == 99
+    answer = network(4, back=True) / UDP(sport=81, dport=4001) / Raw(b"hello")
     assert run_filter(keep, frame_of(answer)) == 99
     assert run_filter(keep, frame_of(in_vxlan(answer, 6))) == 99
     assert run_filter(keep, frame_of(in_vxlan(network(4) / TCP(sport=1, dport=2), 4))) == 0
