@@ -171,9 +171,6 @@ def _blame_delivery(case: Case, place: str, came_by: str) -> Verdict:
     reverse = _blame_reverse_path(case, place, came_by)
     if reverse is not None:
         return reverse
-    dropped = _blame_drop(case, place)
-    if dropped is not None and _drop_name(case) != "NO_SOCKET":
-        return _blame_conntrack(case, place) or dropped
     back = ask_route(case, place, header.destination, header.source)
     if not back or back.split()[0] in _NO_WAY:
         cause = f"no route back to {header.source}" + (f": {back}" if back else "")
@@ -181,6 +178,9 @@ def _blame_delivery(case: Case, place: str, came_by: str) -> Verdict:
     full = _blame_conntrack(case, place)
     if full is not None:
         return full
+    dropped = _blame_drop(case, place)
+    if dropped is not None and _drop_name(case) != "NO_SOCKET":
+        return dropped
     dead = _blame_way_back(case, place, back)
     if dead is not None:
         return dead
