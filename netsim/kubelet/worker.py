@@ -188,6 +188,8 @@ class PodWorker:
             self._sandbox_failed("FailedMount", error.message, now_s)
         except (CniError, KernelError) as error:
             self._sandbox_failed("FailedCreatePodSandBox", f"Failed to create pod sandbox: {error.message}", now_s)
+        except OSError as error:  # no descriptor left, no room for a file: the same to who waits for the pod
+            self._sandbox_failed("FailedCreatePodSandBox", f"Failed to create pod sandbox: {error}", now_s)
         else:
             state.sandbox, state.sandbox_error, state.sandbox_backoff_s = "ready", "", 0.0
 

@@ -1,15 +1,19 @@
 """Restarts, probes, graceful ends, and a network that fails: pod life over time."""
 
 import asyncio
+import errno
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cni.types import CniError
 from netsim.kernel.netns import run_in
 from netsim.kubelet.cni_config import parse_conflist
+from netsim.kubelet.cni_runtime import CniRuntime
 from netsim.model.config import ClusterConfig, make_nodes
 from tests.kernel.kubelet.conftest import MakeWorld
 from tests.kernel.kubelet.test_pods import read_links
@@ -222,6 +226,41 @@ def test_an_exhausted_network_keeps_the_pod_waiting_until_an_address_is_free(mak
         assert "message" not in world.status("two")
 
     make_world(pod_cidrs=["10.244.1.0/30", "10.244.1.4/30"]).play(scenario)  # the gateway and one pod
+
+
+class OutOfFiles:
+    """A CNI runtime with no file descriptor left: once, and in words that are the kernel's."""
+
+    def __init__(self, runtime: CniRuntime) -> None:
+        self.runtime = runtime
+        self.tries = 0
+
+    def add(self, *arguments: Any) -> Any:
+        self.tries += 1
+        if self.tries == 1:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/proc/1/fd/7")
+        return self.runtime.add(*arguments)
+
+    def delete(self, *arguments: Any) -> Any:
+        return self.runtime.delete(*arguments)
+
+
+def test_an_error_of_the_system_is_told_as_the_sandboxs_and_tried_again(make_world: MakeWorld) -> None:
+    world = make_world()
+    tools = world.kubelet._tools
+    failing: Any = OutOfFiles(tools.cni)
+    world.kubelet._tools = replace(tools, cni=failing)
+
+    async def scenario(world: World) -> None:
+        await world.create()
+        message = await world.until("the refusal", lambda: world.status().get("message"))
+        words = "Failed to create pod sandbox: [Errno 24] Too many open files: '/proc/1/fd/7'"
+        assert message == words
+        assert await world.event_list() == [("FailedCreatePodSandBox", words)]
+        await world.clock.advance(60)
+        await world.running()
+
+    world.play(scenario)
 
 
 PLUGIN = """#!/bin/sh
