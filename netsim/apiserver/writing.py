@@ -18,10 +18,10 @@ from netsim.apiserver.request import JSON, bad_request
 from netsim.apiserver.routing import Route
 from netsim.apiserver.schema.tables import TYPES
 from netsim.apiserver.state import State
-from netsim.apiserver.strategies.base import Strategy
+from netsim.apiserver.strategies.base import Strategy, Undo
 from netsim.client.transport import JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH
 from netsim.model.errors import ApiError, not_found
-from netsim.model.kinds import NAMESPACE
+from netsim.model.kinds import NAMESPACE, Kind
 from netsim.store.store import Record
 
 Object = dict[str, Any]
@@ -80,9 +80,17 @@ def create(state: State, route: Route, body: Any, query: Mapping[str, str], warn
     if is_dry_run(query):
         undo()
         return obj
-    state.store.put(kind.resource, namespace, metadata["name"], obj)
+    _put(state, kind, namespace, obj, undo)
     strategy.written(obj, None)
     return obj
+
+
+def _put(state: State, kind: Kind, namespace: str, obj: Object, undo: Undo) -> None:
+    try:
+        state.store.put(kind.resource, namespace, obj["metadata"]["name"], obj)
+    except ApiError:  # the disk is full
+        undo()
+        raise
 
 
 def _place(state: State, route: Route, metadata: Object) -> str:
@@ -295,7 +303,7 @@ def _write(state: State, route: Route, record: Record, new: Object, causes: Caus
         undo()
         return new
     namespace = old["metadata"].get("namespace", "")
-    state.store.put(kind.resource, namespace, name, new)
+    _put(state, kind, namespace, new, undo)
     strategy.written(new, old)
     if is_finally_gone(strategy, new):
         return remove(state, route, new)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from netsim.cluster.launch import Launch
 from netsim.cluster.report import Report
-from netsim.cluster.state import StateDir
+from netsim.cluster.state import StateDir, explain_os_error
 from netsim.kernel import sandbox
 from netsim.model.errors import NetsimError
 
@@ -38,6 +38,10 @@ def main() -> None:
         _be_init(orders, state, report)
     except NetsimError as error:
         report.error(error)
+        sys.exit(1)
+    except OSError as error:
+        report.error(explain_os_error(error, state.path))  # first: what is full may be the disk that has the log
+        traceback.print_exc()
         sys.exit(1)
     except Exception:
         traceback.print_exc()

@@ -83,8 +83,8 @@ def up(  # noqa: PLR0913 - all by name, and all have defaults
     owned:       it ends with this Python process, however that ends; ``netsim up`` says False.
     progress:    called with a few words as start-up goes on.
 
-    Raises InputError for a wrong topology, UsageError for what is wrong beside it, NetsimError if a cluster of that name
-    runs or start-up fails (nothing is left then), FeatureMissing where the kernel lacks something.
+    Raises InputError for a wrong topology, UsageError for what is wrong beside it, NetsimError if a cluster of that
+    name runs or start-up fails (nothing is left then), FeatureMissing where the kernel lacks something.
     """
     document = make_config(
         name, nodes=nodes, proxy_mode=proxy_mode, pod_network=pod_network, ip_family=ip_family, config=config

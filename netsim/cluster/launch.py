@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from netsim.cluster import wire
-from netsim.cluster.state import StateDir
+from netsim.cluster.state import StateDir, explain_os_error
 from netsim.model.errors import NetsimError, TimeoutExpired
 
 POLL_S = 0.01
@@ -46,6 +46,15 @@ def launch(
     Returns its status and the owner's end of the owner pipe (-1 unless ``owned``). Raises NetsimError with the
     process's own words if it does not come up; nothing is left then.
     """
+    try:
+        return _launch(state, config, owned=owned, progress=progress)
+    except OSError as error:  # no room for a file, no descriptor left
+        raise explain_os_error(error, state.path) from error
+
+
+def _launch(
+    state: StateDir, config: dict[str, Any], *, owned: bool, progress: Callable[[str], None] | None
+) -> tuple[dict[str, Any], int]:
     lock_fd = state.lock()
     handed: list[int] = [lock_fd]
     report_read, owner_write = -1, -1

@@ -30,7 +30,7 @@ from netsim.cluster.node_network import NodeNetwork
 from netsim.cluster.places import Places
 from netsim.cluster.readiness import check_ready, explain_unready
 from netsim.cluster.report import Report
-from netsim.cluster.state import StateDir
+from netsim.cluster.state import StateDir, explain_os_error
 from netsim.controllers.manager import make_controllers
 from netsim.controllers.nodelifecycle import NodeLifecycleController
 from netsim.dns.component import DnsComponent
@@ -72,6 +72,7 @@ class Runtime:
         self._clock = SystemClock()
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
+        self._store: Store | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.namespaces = NamespaceRegistry()
         self.places = Places(self)
@@ -99,15 +100,24 @@ class Runtime:
         # Nothing is taken apart: when this process, the init of its PID namespace, ends, the kernel does that, and it
         # does so for every way of ending. What failed is the one thing left to say.
         if self._failure is not None:
-            log.error("the cluster failed", exc_info=self._failure)
+            # First to the launcher: the log may be on a disk that is full.
             if isinstance(self._failure, NetsimError):
+                if not self._failure.hint and (refused := self._store_refused()) is not None:
+                    self._failure.hint = refused.hint  # an answer of the API carries none
                 self._report.error(self._failure)
+            elif isinstance(self._failure, OSError):
+                self._report.error(explain_os_error(self._failure, self._state.path))
+            log.error("the cluster failed", exc_info=self._failure)
             os._exit(1)
         os._exit(0)
 
+    def _store_refused(self) -> NetsimError | None:
+        return self._store.refused if self._store is not None else None
+
     async def _start(self) -> None:
         config = self.config
-        server = ApiServer(Store(self._state.path / "store.db"), config, self._clock)
+        store = self._store = Store(self._state.path / "store.db")
+        server = ApiServer(store, config, self._clock)
         self.api = Api(server.transport())
         self.informers = InformerSet(self.api, self._clock)
         self._events = EventRecorder(self.api, "kubelet", clock=self._clock)
@@ -216,7 +226,7 @@ class Runtime:
             self.proxy.add_node(NodeProxy(name=node.name, netns=netns, addresses=own))
             await self.kubelet.add_node(NodeRuntime(node.name, netns, own, node.labels, node.taints, node.max_pods))
         nodes = self.informers.of(NODE)
-        await _until(
+        await self._until(
             lambda: all(_is_ready(nodes.get(None, node.name)) for node in self.config.nodes),
             "nodes Ready",
             lambda: ", ".join(n.name for n in self.config.nodes if not _is_ready(nodes.get(None, n.name))),
@@ -243,7 +253,7 @@ class Runtime:
             return [pod for pod in pods.items() if namespace_of(pod) == "kube-system"]
 
         try:
-            await _until(
+            await self._until(
                 lambda: any(_is_ready(pod) for pod in dns_pods()),
                 "cluster DNS Ready",
                 lambda: ", ".join(name_of(pod) for pod in dns_pods()),
@@ -253,6 +263,15 @@ class Runtime:
                 if (unready := check_ready(pod)) is not None:
                     error.message += f"\n{await explain_unready(self.api, unready)}"
             raise
+
+    async def _until(self, done: Callable[[], bool], what: str, describe: Callable[[], str]) -> None:
+        deadline = asyncio.get_running_loop().time() + READY_TIMEOUT_S
+        while not done():
+            if (refused := self._store_refused()) is not None:
+                raise refused  # components try again, but nothing can become ready on a full disk
+            if asyncio.get_running_loop().time() > deadline:
+                raise NetsimError(f"{what}: not within {READY_TIMEOUT_S:g} s; still: {describe()}")
+            await asyncio.sleep(0.002)
 
     async def _serve(self, server: ApiServer) -> str:
         """Put the API on its sockets and write the kubeconfig. Returns the URL of the loopback port."""
@@ -307,11 +326,3 @@ class Runtime:
 def _is_ready(obj: dict[str, Any] | None) -> bool:
     conditions = (obj or {}).get("status", {}).get("conditions") or []
     return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
-
-
-async def _until(done: Callable[[], bool], what: str, describe: Callable[[], str]) -> None:
-    deadline = asyncio.get_running_loop().time() + READY_TIMEOUT_S
-    while not done():
-        if asyncio.get_running_loop().time() > deadline:
-            raise NetsimError(f"{what}: not within {READY_TIMEOUT_S:g} s; still: {describe()}")
-        await asyncio.sleep(0.002)

@@ -4,6 +4,7 @@ The lock file is flock'ed by the cluster process for as long as it lives, so "is
 and never by a process id that somebody else may have by now.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from netsim.model.errors import NetsimError
+from netsim.model.errors import KernelError, NetsimError
 
 # sizeof(sockaddr_un.sun_path) - 1, include/uapi/linux/un.h
 SOCKET_PATH_MAX_BYTES = 107
@@ -27,6 +28,23 @@ def state_root() -> Path:
     if runtime := os.environ.get("XDG_RUNTIME_DIR"):
         return Path(runtime) / "netsim"
     return Path(f"/tmp/netsim-{os.geteuid()}")
+
+
+def explain_os_error(error: OSError, state_dir: Path) -> KernelError:
+    """What a failed file operation of a starting cluster means to its user: the kernel's words, where, what helps.
+
+    write(2) that fails names no file; then it is the state directory, where nearly all files are.
+    """
+    words = error.strerror or str(error)
+    hint = "NETSIM_STATE_DIR chooses another place for state directories"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        hint = f"make room there, or: {hint}"
+    return KernelError(
+        f"cannot start the cluster: {words}",
+        errno=error.errno or 0,
+        where=str(error.filename or state_dir),
+        hint=hint,
+    )
 
 
 @dataclass(frozen=True, slots=True)

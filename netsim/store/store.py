@@ -74,6 +74,11 @@ class Store:
         return self._revision
 
     @property
+    def refused(self) -> ApiError | None:
+        """The last write that could not be stored, since the disk is full or so."""
+        return self._log.refused
+
+    @property
     def compacted(self) -> int:
         """The oldest revision a watch may start from."""
         return self._log.compacted

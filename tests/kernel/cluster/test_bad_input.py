@@ -226,6 +226,40 @@ except NetsimError as error:
     print(type(error).__name__, error)
     sys.exit(3)
 """
+# A state directory on a file system of so many bytes; "full" fills it first.
+SMALL_DISK = """
+mount -t tmpfs -o size="$2" tmpfs "$1"
+[ "$3" = full ] && head -c "$2" /dev/zero > "$1/junk"
+exec "$4" -c "$5" "$1"
+"""
+
+
+@pytest.mark.needs("mount")
+@pytest.mark.parametrize(
+    ("size", "state", "words"),
+    [
+        ("64k", "full", "lacking: cannot start the cluster: No space left on device"),
+        ("4k", "", "the store cannot write"),
+        ("24k", "", "store.db: database or disk is full"),
+        ("40k", "", "store.db: database or disk is full"),
+    ],
+)
+def test_a_full_disk_is_named_with_the_path_and_the_kernels_words(
+    tmp_path: Path, size: str, state: str, words: str
+) -> None:
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", SMALL_DISK, "sh", str(tmp_path), size, state, sys.executable, TRY_UP],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert words in done.stdout
+    assert str(tmp_path) in done.stdout
+    assert "next: make room there" in done.stdout
+
+
 # /usr/sbin without the iptables programs, for the processes of one mount namespace only.
 HIDE_IPTABLES = """
 mount -t tmpfs tmpfs "$1" && mkdir "$1/upper" "$1/work" "$1/state"
