@@ -39,6 +39,7 @@ _COMMANDS = {
     "shell": "processes.shell",
     "fault": "fault.fault",
     "experiment": "experiment.experiment",
+    "diff": "diff.diff",
     "kubeconfig": "clusters.kubeconfig",
     "completion": "completion.completion",
 }

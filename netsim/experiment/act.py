@@ -127,7 +127,7 @@ class Actor:
     def _rules(self, arguments: Mapping[str, Any]) -> Done:
         node = arguments.get("node")
         found = self.cluster.rules(arguments["service"], node=node and node.removeprefix("node/"))
-        rename = Renamer(name_objects(self.cluster))
+        rename = Renamer(name_objects(*(self.cluster.list(kind) for kind in ("Pod", "Node", "Service"))))
         lines = [
             " ".join(filter(None, (one.node, group.backend, group.family, group.table, f"{group.name}:", line.text)))
             for one in found.nodes

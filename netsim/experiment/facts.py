@@ -5,13 +5,14 @@ from itertools import groupby
 from math import ceil
 from typing import Any
 
+from netsim.experiment.shape import seen_address
 from netsim.observe.path import Path
 
 
 def describe_path(path: Path) -> dict[str, Any]:
     """The facts of one probe. ``source``: whether the far end saw the client's own address."""
     there = [hop for hop in path.hops if hop.leg == "there"]
-    seen = _address(path.seen_source)
+    seen = seen_address(path)
     own = there[0].packet.source if there else ""
     return {
         "verdict": path.verdict.outcome,
@@ -28,11 +29,6 @@ def describe_path(path: Path) -> dict[str, Any]:
             for rule in hop.rules
         ],
     }
-
-
-def _address(text: str) -> str:
-    """The address of ``address:port``; that of IPv6 is in brackets."""
-    return text.rpartition(":")[0].strip("[]")
 
 
 def describe_latencies(samples_ms: Sequence[float], errors: Mapping[str, int]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Left out is what chance or counting decides: ports of clients, times, sequence numbers, names of pods' veths.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 from itertools import groupby
@@ -12,6 +13,7 @@ from netsim.observe.pathtext import choose_telling, join
 
 Rename = Callable[[str], str]  # text -> text with names for what differs by allocation only
 Row = tuple[str | None, ...]  # one line of each column, None where a column has none
+_RULE = re.compile(r"\b(?:ip6?|inet|bridge|netdev|arp) [\w-]+ [\w-]+: .*")  # family, table, chain and the rule's text
 _LABELS = {"dnat": "destination", "un-snat": "destination", "snat": "source", "un-dnat": "source"}
 
 
@@ -29,9 +31,9 @@ def list_way(path: Path, *, rules: bool = True, rename: Rename = lambda text: te
     place = path.answered_by if verdict.outcome == "delivered" else verdict.place
     words = f"{verdict.outcome} {'by' if verdict.outcome in ('delivered', 'refused', 'rejected') else 'at'} {place}"
     if path.seen_source:
-        words += f", which saw the client as {_name_source(path)}"
+        words += f", which saw the client as {path.names.get(seen_address(path), seen_address(path))}"
     elif verdict.cause:
-        words += f": {verdict.cause}"
+        words += f": {_cause(verdict.cause, rules)}"
     return [*lines, f"({rename(words if place else verdict.outcome)})"]
 
 
@@ -45,7 +47,7 @@ def _list_hop(hop: Hop, path: Path, rules: bool) -> list[str]:
         case "rewrite":
             return [_describe_rewrite(hop, path)]
         case "loss":
-            return [f"lost: {hop.reason.splitlines()[0] if hop.reason else ''}"]
+            return [f"lost: {_cause(hop.reason.splitlines()[0], rules) if hop.reason else ''}"]
         case "hook" if rules:
             found = []
             for rule in choose_telling(hop.rules):
@@ -55,6 +57,10 @@ def _list_hop(hop: Hop, path: Path, rules: bool) -> list[str]:
             return found
         case _:
             return []
+
+
+def _cause(text: str, rules: bool) -> str:
+    return text if rules else _RULE.sub("by a rule", text)
 
 
 def _describe_rewrite(hop: Hop, path: Path) -> str:
@@ -79,9 +85,12 @@ def _ports_by_chance(path: Path) -> set[int]:
     return chosen | {path.hops[0].packet.source_port}
 
 
-def _name_source(path: Path) -> str:
-    address = path.seen_source.rpartition(":")[0].strip("[]")
-    return path.names.get(address, address)
+def seen_address(path: Path) -> str:
+    """The client's address as the far end saw it: of ``10.0.0.1:80``, ``[fd00::1]:80``, or without a port as it is."""
+    text = path.seen_source
+    if text.startswith("["):
+        return text[1:].partition("]")[0]
+    return text.partition(":")[0] if text.count(":") == 1 else text
 
 
 def align(columns: Sequence[Sequence[str]]) -> list[Row]:

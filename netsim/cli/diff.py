@@ -1,0 +1,89 @@
+"""``diff``: two clusters, or one before and after, by the ways of packets and by rules."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from netsim.cli.base import NetsimCommand, State, complete_clusters, output_option, pass_state
+from netsim.cli.output import print_json, progress
+from netsim.model.errors import NetsimError, UsageError
+
+if TYPE_CHECKING:
+    from netsim.experiment.snapshot import Snapshot
+
+_DIFFERENT = 1
+
+
+@click.command(
+    cls=NetsimCommand,
+    examples="""
+  netsim diff lab-iptables lab-nftables
+  netsim diff --save before.json lab
+  netsim diff before.json lab
+  netsim diff before.json after.json -o json
+""",
+)
+@click.argument("sides", nargs=-1, metavar="[A B]", shell_complete=complete_clusters)
+@click.option("--save", "file", metavar="FILE", help="Write a snapshot of one cluster, to be compared later.")
+@output_option("text", "json")
+@pass_state
+def diff(state: State, sides: Sequence[str], file: str | None, output: str | None) -> int:
+    """Compare two clusters, or one before and after, by paths and rules.
+
+    A and B are names of running clusters, or files that --save has written. Paths are predicted, from a pod of each
+    node to each Service and each other node, and from outside to each NodePort; addresses that differ by allocation
+    only are called by their objects. Exit status: 0 the same, 1 different (or it failed), 2 wrong usage.
+    """
+    from netsim.experiment.compare import compare, render_comparison, render_comparison_text
+
+    if file is not None:
+        _save(state, sides, file, output)
+        return 0
+    if len(sides) != 2:
+        hint = "netsim diff A B; a cluster before and after: netsim diff --save FILE, then netsim diff FILE NAME"
+        raise UsageError("which two?", hint=hint)
+    with progress("") as told:
+        found = compare(*(_load(state, side, told) for side in sides))
+    if output == "json":
+        print_json(render_comparison(found))
+    else:
+        click.echo(render_comparison_text(found), nl=False)
+    return 0 if found.equal else _DIFFERENT
+
+
+def _save(state: State, sides: Sequence[str], file: str, output: str | None) -> None:
+    from netsim.experiment.snapshot import render_snapshot, take_snapshot
+
+    if len(sides) > 1:
+        raise UsageError("--save takes one cluster", hint="netsim diff --save FILE [NAME]")
+    path = Path(file)
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise NetsimError("cannot write there", where=file, hint="name a file in a folder that exists")
+    snapshot = take_snapshot(state.attach(sides[0] if sides else None))
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(json.dumps(render_snapshot(snapshot), indent=1) + "\n", encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise NetsimError(f"cannot write: {error.strerror}", where=file) from error
+    if output == "json":
+        print_json(render_snapshot(snapshot))
+    else:
+        click.echo(f"{snapshot.cluster}: {len(snapshot.ways)} paths and the rules of {len(snapshot.rules)} in {file}")
+
+
+def _load(state: State, side: str, told: object) -> "Snapshot":
+    """A file if there is one, else a running cluster. Raises NetsimError."""
+    from netsim.experiment.snapshot import read_snapshot, take_snapshot
+
+    if callable(told):
+        told(f"reading {side}")
+    path = Path(side)
+    if path.is_file() or "/" in side or side.endswith(".json"):
+        return read_snapshot(path)
+    return take_snapshot(state.attach(side))
