@@ -21,6 +21,7 @@ from netsim.cli.trace import NOT_DELIVERED, has_colour
 @namespace_option
 @click.option("--protocol", type=click.Choice(("tcp", "udp", "icmp")), help="Default: that of the port, else tcp.")
 @click.option("--ip-family", type=click.Choice(("ipv4", "ipv6")), help="Which address of TO; default: its first.")
+@click.option("--size", type=int, default=0, metavar="BYTES", help="Of what a udp or icmp packet carries.")
 @click.option("--all-ways", is_flag=True, help="Show every way that chance may take, not only the likeliest.")
 @click.option("-a", "--all", "everything", is_flag=True, help="As text also rules that led nowhere, and policies.")
 @output_option("text", "json")
@@ -32,6 +33,7 @@ def explain(  # noqa: PLR0913, PLR0917 - click hands over every option
     namespace: str,
     protocol: str | None,
     ip_family: str | None,
+    size: int,
     all_ways: bool,
     everything: bool,
     output: str | None,
@@ -50,6 +52,7 @@ def explain(  # noqa: PLR0913, PLR0917 - click hands over every option
         str(parse_target(target, namespace)),
         protocol=protocol,  # type: ignore[arg-type] # click has checked them
         ip_family=ip_family,  # type: ignore[arg-type]
+        size_bytes=size,
     )
     if output == "json":
         print_json(dump_explanation(found))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from netsim.cluster.observing import find_place, map_places, name_all, resolve
 from netsim.cluster.service_entries import list_entries
+from netsim.cluster.tracing import check_limits
 from netsim.kernel.netns import Netns
 from netsim.model.errors import NetsimError, UsageError, not_found
 from netsim.model.kinds import SERVICE
@@ -75,4 +76,6 @@ def _ask(runtime: "Runtime", places: "Places", every: Mapping[str, Netns], reque
     source = find_place(runtime, every, where)
     family = request.get("family") or ((6 if ":" in target.address else 4) if target.address else None)
     destination = resolve(runtime, places, target, request.get("protocol"), family)
-    return Question(source, str(target), destination.protocol, destination.address, destination.port)
+    size = int(request.get("size") or 0)
+    check_limits(1, size)
+    return Question(source, str(target), destination.protocol, destination.address, destination.port, size)

@@ -22,6 +22,7 @@ class Asked(NamedTuple):
     to: str
     protocol: Literal["tcp", "udp", "icmp"] | None = None
     ip_family: Literal["ipv4", "ipv6"] | None = None
+    size_bytes: int = 0
 
 
 class Explaining:
@@ -45,6 +46,7 @@ class Explaining:
         *,
         protocol: Literal["tcp", "udp", "icmp"] | None = None,
         ip_family: Literal["ipv4", "ipv6"] | None = None,
+        size_bytes: int = 0,
     ) -> Explanation:
         """Predict a packet's way there and back, and what becomes of it, without sending it.
 
@@ -52,7 +54,7 @@ class Explaining:
         decides (which endpoint), every way is told with its probability; ``.path`` is the likeliest. Arguments and
         errors are those of `trace`; that the packet would be lost is no error.
         """
-        return self.explain_all([Asked(from_, to, protocol, ip_family)])[0]
+        return self.explain_all([Asked(from_, to, protocol, ip_family, size_bytes)])[0]
 
     def explain_all(self, asked: Iterable[Asked]) -> list[Explanation]:
         """As `explain`, of many packets: the kernel's state is read once for all of them."""
@@ -69,5 +71,13 @@ def _requests(asked: Iterable[Asked]) -> list[dict[str, Any]]:
         if one.ip_family not in _FAMILIES:
             raise UsageError(f'ip_family: "{one.ip_family}" is not one of ipv4, ipv6')
         family = _FAMILIES[one.ip_family]
-        requests.append({"from": one.from_, "to": one.to, "protocol": one.protocol, "family": family})
+        requests.append(
+            {
+                "from": one.from_,
+                "to": one.to,
+                "protocol": one.protocol,
+                "family": family,
+                "size": one.size_bytes,
+            }
+        )
     return requests

@@ -100,9 +100,7 @@ def _find_port(journey: "Journey", place: Place, bridge: Link, came_by: Link | N
         far = journey.world.place(peer[0]).by_index[peer[1]]
         if far.mac == mac or (far.master and _knows(journey, peer[0], far, mac)):
             return port
-    journey.lose(
-        "dropped", place, packet, f"nobody on {bridge.name} has the MAC address {mac}: a stale neighbour entry?"
-    )
+    journey.lose_frame(place, packet, f"nobody on {bridge.name} has the MAC address {mac}: a stale neighbour entry?")
 
 
 def _knows(journey: "Journey", name: str, link: Link, mac: str) -> bool:

@@ -13,10 +13,10 @@ from netsim.observe.explain.hooks import Hook, Passage, Stay, Tracker
 from netsim.observe.explain.neighbours import resolve
 from netsim.observe.explain.packet import CLIENT_PORT, Travel, answer_to, error_about
 from netsim.observe.explain.routing import Decision, check_source, choose_source, is_local, look_up
-from netsim.observe.explain.state import Link, Listener, Place, World
+from netsim.observe.explain.state import Link, Place, World
 from netsim.observe.path import Hop, Leg, Outcome
 
-_MAX_STEPS = 200  # crossings of interfaces, both ways: a loop ends here
+_MAX_STEPS = 2000  # crossings of interfaces, both ways: what goes round and is not routed ends here
 _NEXT_ROUTE = "netsim exec {place} -- ip route"
 _VXLAN_BYTES = {4: 50, 6: 70}
 
@@ -78,6 +78,13 @@ class Journey:
         """The way ends here."""
         self.hops.append(Hop(place.name, self.leg, "loss", packet.shown(), reason=cause))
         raise Lost(outcome, place.name, cause, hint=hint.format(place=place.name), reply=reply)
+
+    def lose_frame(self, place: Place, packet: Travel, cause: str) -> NoReturn:
+        """Nobody takes the frame: to blame is who gave it that address, the last that is not just a bridge's port."""
+        senders = [hop.place for hop in self.hops if hop.kind == "interface" and hop.direction == "out"]
+        self.hops.append(Hop(place.name, self.leg, "loss", packet.shown(), reason=cause))
+        blamed = senders[-1] if senders else place.name
+        raise Lost("dropped", blamed, cause, hint=f"netsim exec {blamed} -- ip neigh")
 
     def cross(self, place: Place, link: Link, direction: str, packet: Travel) -> None:
         """A frame on an interface."""
@@ -267,7 +274,7 @@ class Journey:
             return enter_by_port(self, place, link, packet)
         if packet.destination_mac and packet.destination_mac != link.mac:
             cause = f"the frame is for {packet.destination_mac}, {link.name} is {link.mac}: a stale neighbour entry?"
-            self.lose("dropped", place, packet, cause)
+            self.lose_frame(place, packet, cause)
         return self.receive_ip(place, link, packet, Stay())
 
     def receive_ip(self, place: Place, link: Link, packet: Travel, stay: Stay, *, prerouted: bool = False) -> Arrival:
@@ -290,7 +297,7 @@ class Journey:
     def _forward(self, place: Place, link: Link, packet: Travel, decision: Decision, stay: Stay) -> Arrival:
         error = None
         if decision.kind == "blackhole":
-            self.lose("dropped", place, packet, decision.text)
+            self.lose("no route", place, packet, decision.text, hint=_NEXT_ROUTE)
         if not _forwards(place, packet.family, link.name):
             cause = (
                 f"{packet.destination} is not its own, and it forwards nothing (net.ipv{packet.family} forwarding is 0)"
@@ -322,6 +329,9 @@ class Journey:
                 Hop(place.name, self.leg, "rewrite", inner.shown(), rewrite="decapsulate", before=packet.shown())
             )
             return self.receive(place, tunnel, inner)
+        if packet.payload is not None:
+            cause = f"no VXLAN device takes network {packet.vni} at UDP port {packet.destination_port}"
+            self.lose("dropped", place, packet, cause, hint="netsim exec {place} -- ip -d link show type vxlan")
         return Arrival(place, packet, link)
 
     # --- VXLAN ---
@@ -359,39 +369,11 @@ class Journey:
         )
         return self.send(place, outer)
 
-    # --- at the end ---
-
-    def answer(self, arrival: Arrival) -> tuple[Travel, bool]:
-        """What the place sends back, and whether that is an answer (not a refusal)."""
-        place, packet = arrival.place, arrival.packet
-        if packet.protocol in ("icmp", "icmpv6"):
-            silent = place.sysctl("ipv4.icmp_echo_ignore_all" if packet.family == 4 else "ipv6.icmp.echo_ignore_all")
-            if silent:
-                self.lose("no reply", place, packet, "it answers no ping (icmp_echo_ignore_all is 1)")
-            return answer_to(packet, "echo reply"), True
-        listening = any(_takes(one, packet, arrival.link) for one in place.listeners)
-        if packet.protocol == "tcp":
-            return answer_to(packet, "SYN,ACK" if listening else "RST,ACK"), listening
-        if listening:
-            return answer_to(packet, ""), True
-        return error_about(packet, packet.destination, "port unreachable"), False
-
 
 def _forwards(place: Place, family: int, interface: str) -> bool:
     if family == 4:
         return bool(place.interface_sysctl(4, interface, "forwarding", place.sysctl("ipv4.ip_forward")))
     return bool(place.sysctl("ipv6.conf.all.forwarding"))
-
-
-def _takes(one: Listener, packet: Travel, link: Link) -> bool:
-    """Whether a socket is asked by a packet (inet_lookup_listener, udp4_lib_lookup)."""
-    if one.protocol != packet.protocol or one.port != packet.destination_port or one.index not in (0, link.index):
-        return False
-    if one.address == "::":
-        return packet.family == 6 or not one.v6only
-    if one.address == "0.0.0.0":
-        return packet.family == 4
-    return one.address in (packet.destination, f"::ffff:{packet.destination}")
 
 
 def _source_for(place: Place, decision: Decision, destination: str) -> str:

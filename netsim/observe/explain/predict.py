@@ -8,8 +8,9 @@ from netsim.observe.explain.filters import Filters
 from netsim.observe.explain.hooks import Stay
 from netsim.observe.explain.journey import Arrival, Journey, Lost
 from netsim.observe.explain.packet import CLIENT_PORT, Travel, shown_port
+from netsim.observe.explain.sockets import answer
 from netsim.observe.explain.state import World
-from netsim.observe.path import Hop, Path, Question, Verdict
+from netsim.observe.path import Hop, Outcome, Path, Question, Verdict
 
 MOST_WAYS = 64  # a Service of a thousand endpoints has a thousand ways that differ in an address only
 _WHOLE = 0.999  # probabilities that sum up to less: ways are left out
@@ -82,7 +83,7 @@ def _predict(world: World, question: Question, journey: Journey, names: Mapping[
     answered_by = ""
     try:
         arrival = journey.send(world.place(question.source), packet)
-        reply, is_answer = journey.answer(arrival)
+        reply, is_answer = answer(journey, arrival)
     except Lost as lost:
         verdict = Verdict(lost.outcome, lost.place, lost.cause, lost.hint)
         if lost.reply is not None:
@@ -115,7 +116,7 @@ def _first_packet(question: Question) -> Travel:
         source_port=CLIENT_PORT,
         destination_port=CLIENT_PORT if ping else question.port,
         note=_FIRST_NOTE[question.protocol],
-        length=_BYTES[question.protocol, 6 if v6 else 4],
+        length=max(_BYTES[question.protocol, 6 if v6 else 4], question.size + (48 if v6 else 28)),
     )
 
 
@@ -143,19 +144,20 @@ def _end_hop(journey: Journey, back: Arrival, reason: str) -> Hop:
 
 
 def _bring_back_error(world: World, journey: Journey, question: Question, lost: Lost, verdict: Verdict) -> Verdict:
-    """An error that a rule or a router sends; the verdict stays, and says where the client does not hear of it."""
+    """An error that a rule or a router sends; the verdict stays, and says where the client does not hear of it: then
+    what a rule refuses is dropped, to the client.
+    """
     if lost.reply is None:
         return verdict
     try:
         back = journey.send(world.place(lost.place), lost.reply, lost.stay or Stay())
+        unheard = _why_strange(question, back)
     except Lost as again:
-        return replace(
-            verdict, outcome="dropped", cause=f"{verdict.cause}; the client does not hear of it: {again.cause}"
-        )
-    strange = _why_strange(question, back)
-    if strange:
-        return replace(verdict, outcome="dropped", cause=f"{verdict.cause}; the client does not hear of it: {strange}")
-    return verdict
+        unheard = again.cause
+    if not unheard:
+        return verdict
+    outcome: Outcome = "dropped" if verdict.outcome == "rejected" else verdict.outcome
+    return replace(verdict, outcome=outcome, cause=f"{verdict.cause}; the client does not hear of it: {unheard}")
 
 
 def _why_strange(question: Question, back: Arrival) -> str:
