@@ -1,5 +1,6 @@
 """``describe``: one object, what belongs to it, and its events, for a person to read."""
 
+from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from netsim.cli.base import (
     pass_state,
     split_targets,
 )
-from netsim.cli.describe_parts import age, events_text, field_lines, join_map, sub_table
+from netsim.cli.describe_parts import age, events_text, field_lines, join_map, sub_table, text_lines
 from netsim.model.kinds import Kind, find_kind
 from netsim.model.objects import Object
 
@@ -252,6 +253,17 @@ def _template(spec: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _describe_config_map(_cluster: "Cluster", config_map: Object) -> list[str]:
+    lines = field_lines([("Immutable", "True" if config_map.get("immutable") else "")])
+    data, binary = config_map.get("data") or {}, config_map.get("binaryData") or {}
+    lines += ["Data:"] if data or binary else field_lines([("Data", "<none>")])
+    for key, value in data.items():
+        lines += text_lines(key, value, indent=2)
+    for key, value in binary.items():
+        lines += field_lines([(key, f"{len(b64decode(value))} bytes")], indent=2)
+    return lines
+
+
 def _describe_other(_cluster: "Cluster", obj: Object) -> list[str]:
     """Kinds without a page of their own: all but the metadata, as YAML."""
     import yaml  # only needed here
@@ -293,6 +305,7 @@ _DETAILS: dict[str, Callable[["Cluster", Object], Sequence[str]]] = {
     "Pod": _describe_pod,
     "Service": _describe_service,
     "Node": _describe_node,
+    "ConfigMap": _describe_config_map,
     "Deployment": _describe_deployment,
     "ReplicaSet": _describe_replica_set,
 }

@@ -16,6 +16,19 @@ def field_lines(fields: Sequence[tuple[str, Any]], indent: int = 0) -> list[str]
     return [f"{pad}{label + ':':<{_LABEL_WIDTH}}{value}" for label, value in fields if value not in (None, "")]
 
 
+def text_lines(label: str, text: str, indent: int = 0) -> list[str]:
+    """``label: text`` on one line, or below the label, deeper, a text of several lines as it is.
+
+    What a terminal would act on is escaped.
+    """
+    lines = ["".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in line) for line in text.split("\n")]
+    pad = " " * indent
+    if len(lines) == 1:
+        return [f"{pad}{label}: {lines[0]}".rstrip()]
+    ended = lines[-1] == ""  # the usual end of a file is not a line more
+    return [f"{pad}{label}:", *(f"{pad}  {line}" if line else "" for line in (lines[:-1] if ended else lines))]
+
+
 def join_map(values: Mapping[str, Any] | None) -> str:
     """``a=1, b=2``."""
     return ", ".join(f"{key}={value}" for key, value in (values or {}).items()) or "<none>"

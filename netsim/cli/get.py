@@ -15,6 +15,7 @@ from netsim.cli.base import (
     output_option,
     pass_state,
 )
+from netsim.cli.errors import print_error
 from netsim.cli.output import print_json, print_table, print_yaml
 from netsim.cli.stream import watch_lines
 from netsim.model.errors import ApiError, UsageError
@@ -30,13 +31,17 @@ _ALL = (POD, SERVICE, DEPLOYMENT, REPLICA_SET)  # in kubectl's order
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What to get: of ``names`` each by itself, or all that match."""
+    """What to get: of each kind the named ones, each by itself, or all that match where there are no names."""
 
-    kinds: tuple[Kind, ...]
-    names: tuple[str, ...]
+    targets: Mapping[Kind, tuple[str, ...]]
     namespace: str | None  # None: all
     selector: str
     fields: str
+
+    @property
+    def names(self) -> int:
+        """How many objects are asked for by name."""
+        return sum(len(names) for names in self.targets.values())
 
     def path(self, kind: Kind, name: str | None = None) -> str:
         return kind.path(self.namespace, name)
@@ -46,6 +51,38 @@ class Query:
         return {key: value for key, value in found.items() if value}
 
 
+class Reader:
+    """Asks for what a query names. What is not there is kept for the end: the rest is shown, as kubectl does."""
+
+    def __init__(self, cluster: "Cluster", query: Query, accept: str = "") -> None:
+        self._cluster, self._query, self._accept = cluster, query, accept
+        self._missing: list[ApiError] = []
+
+    def read(self, kind: Kind) -> list[tuple[str | None, Any]]:
+        """The answers for one kind, with the name that was asked for, or None for a list. Raises ApiError."""
+        found: list[tuple[str | None, Any]] = []
+        for name in self._query.targets[kind] or (None,):
+            path, parameters = self._query.path(kind, name), self._query.parameters()
+            try:
+                body = check(self._cluster.request("GET", path, query=parameters, accept=self._accept))
+            except ApiError as error:
+                if name is None or error.code != 404 or self._query.names == 1:
+                    raise
+                self._missing.append(error)
+            else:
+                found.append((name, body))
+        return found
+
+    def finish(self) -> None:
+        """Raise ApiError for the last that was not there; the others are told before."""
+        if not self._missing:
+            return
+        *others, last = self._missing
+        for error in others:
+            print_error(error.message)
+        raise last
+
+
 @click.command(
     cls=NetsimCommand,
     examples="""
@@ -53,6 +90,7 @@ class Query:
   netsim get pods,services -A
   netsim get all
   netsim get deployment web -o yaml
+  netsim get pod/client svc/web
   netsim get pods -l app=web --watch
 """,
 )
@@ -80,10 +118,11 @@ def get(  # noqa: PLR0913, PLR0917  # click hands over one argument for each opt
 ) -> None:
     """List objects of a KIND, or show some by NAME.
 
-    KIND is pods, po, services, svc, ...; several with commas; "all" for the usual ones; or KIND/NAME.
+    KIND is pods, po, services, svc, ...; several with commas; "all" for the usual ones; or KIND/NAME, of
+    several kinds. What is not there is told after what is, and the exit status is 1.
     """
     query = _plan(kind, names, None if all_namespaces else namespace, selector, field_selector)
-    if watch and (len(query.kinds) > 1 or len(query.names) > 1 or output not in (None, "wide")):
+    if watch and (len(query.targets) > 1 or query.names > 1 or output not in (None, "wide")):
         raise UsageError("--watch follows one kind, or one object, as a table", hint=f"netsim get {kind} --watch")
     cluster = state.attach()
     if output in ("json", "yaml", "name"):
@@ -96,21 +135,36 @@ def get(  # noqa: PLR0913, PLR0917  # click hands over one argument for each opt
 
 def _plan(kind: str, names: tuple[str, ...], namespace: str | None, selector: str, fields: str) -> Query:
     """The query of a command line. Raises UsageError."""
-    word, slash, name = kind.partition("/")
-    if slash:
-        if names:
-            raise UsageError(f"{kind} and another name", hint=f"netsim get {word} {name} {' '.join(names)}")
-        names = (name,)
+    targets = _plan_objects(kind, names) if "/" in kind else _plan_kinds(kind, names)
+    query = Query(targets, namespace, selector, fields)
+    if query.names and (selector or fields):
+        raise UsageError("a NAME and a selector together", hint="give one of them")
+    if query.names and namespace is None and any(kind.namespaced for kind in targets):
+        raise UsageError("a NAME and --all-namespaces together", hint="say the namespace: -n NS")
+    return query
+
+
+def _plan_kinds(kind: str, names: tuple[str, ...]) -> dict[Kind, tuple[str, ...]]:
+    """KIND[,KIND...] [NAME...]"""
     for name in names:
         check_object_name(name)
-    kinds = _ALL if word == "all" else tuple(find_kind(part) for part in word.split(",") if part)
+    kinds = _ALL if kind == "all" else tuple(find_kind(part) for part in kind.split(",") if part)
     if not kinds:
         raise UsageError("no KIND", hint="netsim get pods")
-    if names and (selector or fields):
-        raise UsageError("a NAME and a selector together", hint="give one of them")
-    if names and namespace is None and any(k.namespaced for k in kinds):
-        raise UsageError("a NAME and --all-namespaces together", hint="say the namespace: -n NS")
-    return Query(kinds, names, namespace, selector, fields)
+    return dict.fromkeys(kinds, names)
+
+
+def _plan_objects(first: str, others: tuple[str, ...]) -> dict[Kind, tuple[str, ...]]:
+    """KIND/NAME..., of one kind or several; those of one kind come together."""
+    targets: dict[Kind, tuple[str, ...]] = {}
+    for given in (first, *others):
+        word, slash, name = given.partition("/")
+        if not slash:
+            example = f"netsim get {first.replace('/', ' ')} {given}" if len(others) == 1 else "netsim get pod/a svc/b"
+            raise UsageError(f"{first} and another name, without its kind", hint=example)
+        kind = find_kind(word)
+        targets[kind] = (*targets.get(kind, ()), check_object_name(name))
+    return targets
 
 
 def check(response: Any) -> Any:
@@ -125,22 +179,23 @@ def check(response: Any) -> Any:
 
 def _print_objects(cluster: "Cluster", query: Query, output: str) -> None:
     objects = []
-    single = bool(len(query.names) == 1 and len(query.kinds) == 1)
-    for kind in query.kinds:
-        for name in query.names or (None,):
-            body = check(cluster.request("GET", query.path(kind, name), query=query.parameters()))
+    reader = Reader(cluster, query)
+    for kind in query.targets:
+        for name, body in reader.read(kind):
             found = body.get("items") or [] if name is None else [body]
             objects += [{"apiVersion": kind.api_version, "kind": kind.kind, **obj} for obj in found]
     if output == "name":
         for obj in objects:
             click.echo(qualified_name(obj["apiVersion"], obj["kind"], obj["metadata"]["name"]))
+        reader.finish()
         return
     result = (
         objects[0]
-        if single
+        if query.names == 1
         else {"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": objects}
     )
     (print_json if output == "json" else print_yaml)(result)
+    reader.finish()
 
 
 def qualified_name(api_version: str, kind: str, name: str) -> str:
@@ -153,11 +208,11 @@ def _print_tables(cluster: "Cluster", query: Query, *, wide: bool, quiet: bool) 
     """Print a table for each kind that has objects; the revision of the last."""
     printed = 0
     revision = ""
-    for kind in query.kinds:
-        tables = [
-            check(cluster.request("GET", query.path(kind, name), query=query.parameters(), accept=TABLE))
-            for name in query.names or (None,)
-        ]
+    reader = Reader(cluster, query, TABLE)
+    for kind in query.targets:
+        tables = [table for _, table in reader.read(kind)]
+        if not tables:
+            continue
         revision = str((tables[0].get("metadata") or {}).get("resourceVersion") or "")
         rows = [row for table in tables for row in table.get("rows") or ()]
         if not rows:
@@ -166,11 +221,12 @@ def _print_tables(cluster: "Cluster", query: Query, *, wide: bool, quiet: bool) 
             click.echo()
         printed += 1
         namespaces = query.namespace is None and kind.namespaced
-        prefix = kind if len(query.kinds) > 1 else None
+        prefix = kind if len(query.targets) > 1 else None
         header, cells = table_cells(tables[0]["columnDefinitions"], rows, wide, namespaces=namespaces, prefix=prefix)
         print_table(header, cells)
+    reader.finish()
     if not printed and not quiet:
-        of = f"in {query.namespace} namespace" if query.namespace and query.kinds[0].namespaced else ""
+        of = f"in {query.namespace} namespace" if query.namespace and next(iter(query.targets)).namespaced else ""
         click.echo(f"No resources found {of}".rstrip() + ("." if of else ""), err=True)
     return revision
 
@@ -203,10 +259,10 @@ def _cell(value: Any) -> str:
 
 def _follow(cluster: "Cluster", query: Query, revision: str, *, wide: bool) -> None:
     """Print rows as they change, until interrupted."""
-    kind = query.kinds[0]
+    ((kind, names),) = query.targets.items()
     parameters = {**query.parameters(), "watch": "true", "resourceVersion": revision}
-    if query.names:
-        parameters["fieldSelector"] = f"metadata.name={query.names[0]}"
+    if names:
+        parameters["fieldSelector"] = f"metadata.name={names[0]}"
     columns: list[dict[str, Any]] = []
     for event in watch_lines(cluster, query.path(kind), parameters, TABLE):
         table = event["object"]

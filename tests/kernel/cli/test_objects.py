@@ -84,6 +84,27 @@ def test_get_as_json_yaml_and_names(deployed: Netsim) -> None:
     assert deployed("get", "deploy", "-o", "name").stdout == "deployment.apps/web\n"
 
 
+def test_get_shows_what_is_there_and_tells_what_is_not(deployed: Netsim) -> None:
+    done = deployed("get", "pods", "nope", "client", "never", status=1)
+    assert [row[0] for row in lines(done.stdout)] == ["NAME", "client"]
+    first, second, hint = done.stderr.splitlines()
+    assert (first, second) == ('error: pods "nope" not found', 'error: pods "never" not found')
+    assert hint.startswith("next: ")
+    listed = json.loads(deployed("get", "pod", "client", "nope", "-o", "json", status=1).stdout)
+    assert [item["metadata"]["name"] for item in listed["items"]] == ["client"]
+    assert deployed("get", "po", "client", "nope", "-o", "name", status=1).stdout == "pod/client\n"
+    assert deployed("get", "pod", "nope", "-o", "json", status=1).stdout == ""
+
+
+def test_get_takes_objects_of_several_kinds(deployed: Netsim) -> None:
+    text = deployed("get", "svc/web", "pod/client", "service/kubernetes").stdout
+    assert [row[0] for row in lines(text) if row] == ["NAME", "service/web", "service/kubernetes", "NAME", "pod/client"]
+    assert [o["kind"] for o in deployed.json("get", "svc/web", "pod/client")["items"]] == ["Service", "Pod"]
+    missed = deployed("get", "pod/client", "svc/nope", status=1)
+    assert "pod/client" in missed.stdout
+    assert missed.stderr.startswith('error: services "nope" not found\nnext: ')
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -124,6 +145,25 @@ def test_get_watch_prints_what_changes(netsim: Netsim) -> None:
         finally:
             watching.terminate()
     netsim("delete", "configmap", "watched")
+
+
+def test_describe_shows_a_config_map_as_it_was_written(netsim: Netsim) -> None:
+    text = "listen 80\nname: x\n\n  deeper\n"
+    config = {"metadata": {"name": "written"}, "data": {"conf": text, "word": "plain"}, "binaryData": {"b": "AAE="}}
+    manifest = json.dumps({"apiVersion": "v1", "kind": "ConfigMap", **config})
+    netsim("apply", "-f", "-", input=manifest)
+    shown = netsim("describe", "cm", "written").stdout
+    data = shown.partition("Data:\n")[2].partition("Events:")[0].splitlines()
+    assert data == [
+        "  conf:",
+        "    listen 80",
+        "    name: x",
+        "",
+        "      deeper",
+        "  word: plain",
+        "  b:                2 bytes",
+    ]
+    netsim("delete", "cm", "written")
 
 
 def test_describe_shows_what_belongs_together(deployed: Netsim) -> None:
