@@ -51,7 +51,8 @@ def _find_plain_fault(fact: FactType, wanted: Any) -> str:
 
 def find_outcome_fault(wanted: Any) -> str:
     """Of ``verdict``: a word that no verdict has would never hold."""
-    values = wanted if isinstance(wanted, list) else [wanted]
+    named = [wanted[key] for key in ("not", "anyOf") if key in wanted] if isinstance(wanted, dict) else [wanted]
+    values = [one for item in named for one in (item if isinstance(item, list) else [item])]
     unknown = [one for one in values if isinstance(one, str) and "*" not in one and one not in OUTCOMES]
     return f'"{unknown[0]}" is no verdict; those are: {", ".join(OUTCOMES)}' if unknown else ""
 
@@ -116,4 +117,4 @@ def spell_wanted(key: str, wanted: Any) -> str:
 
 
 def _spell(value: Any) -> str:
-    return ", then ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return (", then ".join(map(str, value)) or "nothing") if isinstance(value, list) else str(value)

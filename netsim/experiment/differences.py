@@ -43,9 +43,12 @@ class Difference:
             return "the same in all combinations" if count > 1 else "seen in one combination only"
         if self.kind == "rules":
             return f"{len(self.groups)} kinds of rules in {count} combinations"
+        rules = f"by {len(self.groups)} kinds of rules"
         if self.places == 1:
-            return f"the same path in all {count} combinations, by {len(self.groups)} kinds of rules"
-        return f"{len(self.groups)} ways in {count} combinations"
+            return f"the same path in all {count} combinations, {rules}"
+        if self.places == len(self.groups):
+            return f"{self.places} paths in {count} combinations"
+        return f"{self.places} paths in {count} combinations, {rules}"
 
 
 def list_differences(combinations: Sequence[CombinationResult]) -> list[Difference]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
-from netsim.experiment.checks import find_fault
+from netsim.experiment.checks import find_fault, find_outcome_fault
 from netsim.experiment.kinds import STEP_KINDS, StepKind
 from netsim.experiment.spec import (
     Combination,
@@ -106,7 +106,7 @@ class _Parser:
         for index, item in enumerate(value):
             at = f"{path}[{index}]"
             if isinstance(item, dict):
-                found.append(Manifest(_render_yaml(item), self.source.position_of(at)))
+                found.append(Manifest(_render_yaml(item), self.source.position_of(at), inline=True))
             elif isinstance(item, str) and item:
                 try:
                     found.append(Manifest(self.read_manifest(item), item))
@@ -223,8 +223,18 @@ class _Parser:
             values,
             filled,
             tuple(item for manifest in manifests for item in read_filled(manifest, values)),
-            tuple(self._fill_step(step, values) for step in chosen),
+            tuple(self._fill_steps(chosen, values)),
         )
+
+    def _fill_steps(self, steps: Sequence[Step], values: Mapping[str, Any]) -> Iterator[Step]:
+        faults = {"all"}
+        for step in (self._fill_step(one, values) for one in steps):
+            if step.kind == "fault":
+                faults.add(step.name)
+            elif step.kind == "undo" and step.arguments["fault"] not in faults:
+                message = f'undo: no step "{step.arguments["fault"]}" before it makes a fault'
+                raise InputError(message, where=step.where, hint="write the name of a fault's step, or all")
+            yield step
 
     def _fill_step(self, step: Step, values: Mapping[str, Any]) -> Step:
         kind = STEP_KINDS[step.kind]
@@ -244,7 +254,8 @@ class _Parser:
         for one in step.expect:
             if applies(one.when, values):
                 wanted = fill(one.wanted, values, one.where)
-                if problem := find_fault(kind.facts[one.key], wanted):
+                problem = find_fault(kind.facts[one.key], wanted)
+                if problem := problem or (find_outcome_fault(wanted) if one.key == "verdict" else ""):
                     raise InputError(f"expect.{one.key}: {problem}", where=one.where, hint=_of(values))
                 expect.append(replace(one, wanted=wanted))
         return replace(step, name=fill_text(step.name, values, step.where), arguments=arguments, expect=tuple(expect))
@@ -295,7 +306,12 @@ class _Parser:
 
 def read_filled(manifest: Manifest, values: Mapping[str, Any]) -> list[SourceObject]:
     """A manifest's objects with the references put in. Raises InputError with its file and line."""
-    return parse_manifests(fill_text(manifest.text, values, manifest.file), manifest.file)
+    try:
+        return parse_manifests(fill_text(manifest.text, values, manifest.file), manifest.file)
+    except InputError as error:
+        if manifest.inline:  # the lines of its text are those of no file
+            error.where = manifest.file
+        raise
 
 
 def fault_request(arguments: Mapping[str, Any]) -> dict[str, Any]:

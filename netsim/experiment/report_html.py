@@ -134,8 +134,10 @@ def summarise(step: StepResult) -> str:
                 return f"{facts.get('errors')} errors"
             text = f"p50 {spell_number(facts['p50Ms'])} ms, p99 {spell_number(facts['p99Ms'])} ms"
             return text + (f", {facts['errors']} errors" if facts.get("errors") else "")
-        case _:
+        case "sync" | "services":
             return f"{spell_number(facts['ms'])} ms" if "ms" in facts else ""
+        case _:
+            return "done"
 
 
 # Figures

@@ -37,10 +37,13 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The text of a manifest, which may have references, and the file it was read from."""
+    """The text of a manifest, which may have references. ``file``: that it was read from, or FILE:LINE in the
+    experiment where it is written there (``inline``).
+    """
 
     text: str
     file: str
+    inline: bool = False
 
 
 @dataclass(frozen=True, slots=True)
