@@ -17,6 +17,9 @@ from netsim.model.where import parse_where
 
 # What programs ask about the terminal they print on; all else of the caller's environment stays here.
 TERMINAL_VARIABLES = ("TERM", "COLORTERM", "LANG", "LC_ALL", "LC_CTYPE")
+# tcpdump changes its groups before it starts, for -Z root too, and a user namespace made by an ordinary user forbids
+# setgroups(2) for good (user_namespaces(7)).
+_TCPDUMP_HINT = "tcpdump can't change its user in the cluster of an ordinary user, with -Z neither: netsim capture"
 COMMAND_NOT_FOUND = 127  # as shells and docker exec have it
 
 
@@ -113,12 +116,15 @@ def _run(
 
     sys.stdout.flush()
     try:
-        return run_with_pty(run) if tty else run_plain(run)
+        status = run_with_pty(run) if tty else run_plain(run)
     except KernelError as error:
         if error.errno != errno.ENOENT:
             raise
         print_error(f"{place or FABRIC}: {error.message}", error.hint or _not_found_hint(argv[0]))
         return COMMAND_NOT_FOUND
+    if status == 1 and os.path.basename(argv[0]) == "tcpdump" and os.geteuid() != 0:
+        click.echo(f"{click.style('next:', bold=True)} {_TCPDUMP_HINT} {place or FABRIC}", err=True)
+    return status
 
 
 def _not_found_hint(command: str) -> str:

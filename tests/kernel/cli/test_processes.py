@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -128,3 +129,30 @@ def test_a_shell_on_a_terminal_has_job_control_and_says_where_it_is(deployed: Ne
         assert person.status() == 6
     finally:
         person.leave()
+
+
+AS_SOMEBODY = ("unshare", "--user", "--map-user=65534", "--map-group=65534")  # a user without capabilities
+TCPDUMP = """
+set -e
+trap '"$0" -m netsim.cli.main down tcpdump' EXIT
+"$0" -m netsim.cli.main up tcpdump --nodes 1
+"$0" -m netsim.cli.main exec node/node-1 -- tcpdump -Z root -c 1 -i lo
+"""
+
+
+@pytest.mark.needs("userns", "command:unshare", "command:tcpdump")
+def test_tcpdump_in_an_ordinary_users_cluster_is_pointed_to_capture(tmp_path: Path) -> None:
+    environment = {**os.environ, "NETSIM_STATE_DIR": str(tmp_path / "state")}
+    done = subprocess.run(
+        [*AS_SOMEBODY, "sh", "-c", TCPDUMP, sys.executable],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    lines = done.stderr.splitlines()
+    assert "Couldn't change to 'root'" in done.stderr
+    assert lines[-1].startswith("next: tcpdump can't change its user")
+    assert lines[-1].endswith("netsim capture node/node-1")
