@@ -4,6 +4,7 @@ The lock file is flock'ed by the cluster process for as long as it lives, so "is
 and never by a process id that somebody else may have by now.
 """
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -17,17 +18,32 @@ from netsim.model.errors import KernelError, NetsimError
 
 # sizeof(sockaddr_un.sun_path) - 1, include/uapi/linux/un.h
 SOCKET_PATH_MAX_BYTES = 107
+_TRIES = 100  # to make a folder that others remove at the same time
 
 
 def state_root() -> Path:
     """The folder of all clusters: $NETSIM_STATE_DIR, else /run/netsim for root, else $XDG_RUNTIME_DIR/netsim."""
     if chosen := os.environ.get("NETSIM_STATE_DIR"):
         return Path(chosen).absolute()
+    return _runtime_root() or Path(f"/tmp/netsim-{os.geteuid()}")
+
+
+def _runtime_root() -> Path | None:
+    """The folder of all clusters where nobody else can make files."""
     if os.geteuid() == 0:
         return Path("/run/netsim")
-    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
-        return Path(runtime) / "netsim"
-    return Path(f"/tmp/netsim-{os.geteuid()}")
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(runtime) / "netsim" if runtime else None
+
+
+def remove_empty_root(root: Path) -> None:
+    """Remove the folder of all clusters if there are none; an ``up`` at the same time makes it again.
+
+    Not one that the user chose, and not the one in /tmp: its name would be free for somebody else to take.
+    """
+    if root == _runtime_root():
+        with contextlib.suppress(OSError):  # not empty, most of all
+            root.rmdir()
 
 
 def explain_os_error(error: OSError, state_dir: Path) -> KernelError:
@@ -97,9 +113,16 @@ class StateDir:
 
     def _take_lock(self) -> int:
         """The lock's file descriptor, or -1 if a living process holds it."""
+        tries = _TRIES
         while True:
-            self._make()
-            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            tries -= 1
+            try:
+                self._make()
+                descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except FileNotFoundError as error:
+                if tries:
+                    continue  # a `down` has just removed the folder: make it again
+                raise self._cannot_make(error) from error
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.path.samestat(os.fstat(descriptor), os.stat(self.path / "lock")):
@@ -112,6 +135,7 @@ class StateDir:
             os.close(descriptor)  # a `down` has just removed this very file: take the lock of the new one
 
     def _make(self) -> None:
+        """Raises NetsimError, and FileNotFoundError where it is being removed at the same time."""
         if len(os.fsencode(self.control_socket)) > SOCKET_PATH_MAX_BYTES:
             raise NetsimError(
                 f"the state directory's path is too long for a unix socket: {self.path}",
@@ -124,11 +148,16 @@ class StateDir:
                     f"{self.path} belongs to another user", hint="set NETSIM_STATE_DIR to a folder of yours"
                 )
             self.path.chmod(0o700)
+        except FileNotFoundError:
+            raise
         except OSError as error:
-            raise NetsimError(
-                f"cannot make the state directory {self.path}: {error.strerror}",
-                hint="set NETSIM_STATE_DIR to a folder you may write to",
-            ) from error
+            raise self._cannot_make(error) from error
+
+    def _cannot_make(self, error: OSError) -> NetsimError:
+        return NetsimError(
+            f"cannot make the state directory {self.path}: {error.strerror}",
+            hint="set NETSIM_STATE_DIR to a folder you may write to",
+        )
 
     def is_running(self) -> bool:
         """Whether a cluster process (or one that is starting) holds the lock."""
@@ -165,6 +194,7 @@ class StateDir:
         descriptor = self._take_lock()
         if descriptor >= 0:
             shutil.rmtree(self.path, ignore_errors=True)
+            remove_empty_root(self.path.parent)
             os.close(descriptor)
 
 

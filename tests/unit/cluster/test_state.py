@@ -1,10 +1,12 @@
 """The state directory: who holds it, what a second holder is told, and what a dead one leaves."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from netsim.cluster import state as state_module
 from netsim.cluster.state import StateDir, find_state, list_states, state_root
 from netsim.model.errors import NetsimError
 
@@ -92,3 +94,41 @@ def test_removing_spares_what_a_new_cluster_has_taken_over(root: Path) -> None:
     os.close(held)
     StateDir(root / "one").remove()
     assert not state.path.exists()
+
+
+def test_the_last_down_takes_the_folder_of_all_clusters_along_unless_it_was_chosen(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def come_and_go(path: Path) -> None:
+        os.close(StateDir(path).lock())
+        StateDir(path).remove()
+
+    come_and_go(root / "chosen" / "one")
+    assert (root / "chosen").exists()
+    own = root / "run" / "netsim"
+    monkeypatch.setattr(state_module, "_runtime_root", lambda: own)
+    os.close(StateDir(own / "two").lock())
+    come_and_go(own / "one")
+    assert [path.name for path in own.iterdir()] == ["two"]
+    come_and_go(own / "two")
+    assert not own.exists()
+
+
+def test_a_place_that_can_not_be_made_is_refused(root: Path) -> None:
+    with pytest.raises(NetsimError, match="cannot make the state directory /proc/nowhere/one: No such file"):
+        StateDir(Path("/proc/nowhere/one")).lock()
+
+
+def test_starting_while_the_last_cluster_goes_never_fails(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = root / "run" / "netsim"
+    monkeypatch.setattr(state_module, "_runtime_root", lambda: own)
+
+    def come_and_go(name: str) -> None:
+        for _ in range(300):
+            os.close(StateDir(own / name).lock())
+            StateDir(own / name).remove()
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(come_and_go, name) for name in ("a", "b", "c", "d")]:
+            done.result()
+    assert not own.exists()
