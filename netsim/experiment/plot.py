@@ -64,7 +64,7 @@ class Scale:
 def list_log_ticks(low: float, high: float) -> list[float]:
     """Powers of ten; with 2 and 5 between them where there are few."""
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    factors = (1,) if len(exponents) > 4 else (1, 2, 5)
+    factors = (1,) if high / low > 1000 else (1, 2, 5)
     return [f * 10.0**e for e in exponents for f in factors if low * 0.999 <= f * 10.0**e <= high * 1.001]
 
 
