@@ -125,12 +125,12 @@ def _print_result(result: "Result", folder: Path) -> None:
         rows.append((one.label, one.status, str(held), str(failed), f"{one.elapsed_s:.1f}s"))
     print_table(("COMBINATION", "RESULT", "HELD", "FAILED", "TIME"), rows)
     for one in result.combinations:
-        if one.why:
-            click.echo(f"\n{one.label} {one.status}: {one.why}")
         for step in one.steps:
             for check in step.checked:
                 if check.held == "failed":
                     click.echo(f"\n{one.label}: {step.name}: {check.text}\n  found: {check.found}")
+    for why, status, labels in result.list_reasons():
+        click.echo(f"\n{', '.join(labels)} {status}: {why}" if why else f"\n{', '.join(labels)} {status}")
     counts = [
         f"{result.count(s)} {s}" for s in ("passed", "failed", "error", "skipped", "interrupted") if result.count(s)
     ]

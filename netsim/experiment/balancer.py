@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 
+from netsim.client.api import check_response
 from netsim.cluster.handle import Cluster
 from netsim.model.errors import KernelError, NetsimError
 from netsim.model.target import parse_service
@@ -23,9 +24,8 @@ def balance(cluster: Cluster, service: str, address: str, nodes: Sequence[str]) 
     path = f"/api/v1/namespaces/{target.namespace}/services/{target.service}/status"
     found = cluster.get("Service", target.service, target.namespace)
     status = {"loadBalancer": {"ingress": [{"ip": address}]}}
-    answer = cluster.request("PUT", path, body={**found, "status": {**(found.get("status") or {}), **status}})
-    if answer.status >= 300:
-        raise NetsimError(f"cannot write the status: {answer.body!r}", where=target.bare)
+    body = {**found, "status": {**(found.get("status") or {}), **status}}
+    check_response(cluster.request("PUT", path, body=body))
     ways = [word for node in nodes for word in ("nexthop", "via", _node_address(cluster, node, ":" in address))]
     _in_fabric(cluster, ["ip", "-6" if ":" in address else "-4", "route", "replace", address, *ways])
     cluster.barrier()

@@ -153,7 +153,7 @@ STEP_KINDS: dict[str, StepKind] = {
         {"from": _place, "to": _target_or_generated},
         {"count": _number, "timeout": _positive},
         _LATENCIES,
-        ("p50Ms", "p99Ms"),
+        ("p50Ms", "p90Ms"),
         measuring=True,
     ),
     "rule-update": StepKind({}, {"count": _number}, _LATENCIES, ("p50Ms", "maxMs"), measuring=True),

@@ -29,7 +29,7 @@ from netsim.model.names import check_object_name
 MOST_COMBINATIONS = 500
 _KEYS = ("name", "title", "about", "topology", "matrix", "manifests", "steps")
 _STEP_KEYS = ("name", "when", "expect")
-_AXES = tuple(key for key in CONFIG_KEYS if key not in ("name", "nodes"))  # keys of the matrix that are the topology's
+_AXES = tuple(key for key in CONFIG_KEYS if key != "name")  # keys of the matrix that are the topology's
 ReadManifest = Callable[[str], str]  # the name of a file, beside the experiment's -> its text; raises InputError
 
 
@@ -85,10 +85,8 @@ class _Parser:
         matrix = self._mapping("matrix", value)
         for key, values in matrix.items():
             path = f"matrix.{key}"
-            if key in ("name", "nodes"):
-                raise self.fail(
-                    path, "can't be in the matrix by this name", f"call it otherwise, and say {key}: ${{...}}"
-                )
+            if key == "name":
+                raise self.fail(path, "can't be in the matrix: each combination's cluster has a name of its own")
             if not isinstance(values, list) or not values:
                 raise self.fail(path, "must be a list of values")
             if any(isinstance(item, dict | list) or item is None for item in values):

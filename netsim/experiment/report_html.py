@@ -66,19 +66,19 @@ def _head(result: Result) -> Markup:
             f": {', '.join(counts)} of {totals['combinations']} combinations; {expectations}.",
         ),
         element("p", f"{experiment.file}; {where}; {when}.", class_="faint"),
-        _skips(result.combinations),
+        _reasons(result),
     )
 
 
-def _skips(combinations: Sequence[CombinationResult]) -> Markup | None:
+def _reasons(result: Result) -> Markup | None:
     """What was not run is told at the top, not only where one would have to look for it."""
-    missing = [one for one in combinations if one.status in ("skipped", "error", "interrupted")]
-    if not missing:
-        return None
     items = [
-        element("li", element("b", one.label), f" {one.status}", f": {one.why}" if one.why else "") for one in missing
+        element("li", element("b", ", ".join(labels)), f" {status}", f": {why}" if why else "")
+        for why, status, labels in result.list_reasons()
     ]
-    return element("div", element("b", "Not run to the end:"), element("ul", *items), class_="notice")
+    return (
+        element("div", element("b", "Not run to the end:"), element("ul", *items), class_="notice") if items else None
+    )
 
 
 # Verdicts

@@ -85,6 +85,14 @@ class Result:
         statuses = [one.status for one in self.combinations]
         return not self.interrupted and set(statuses) <= {"passed", "skipped"} and "passed" in statuses
 
+    def list_reasons(self) -> list[tuple[str, Status, list[str]]]:
+        """Why combinations were not run to the end: reason, status, and which, those of the same reason together."""
+        found: dict[tuple[str, Status], list[str]] = {}
+        for one in self.combinations:
+            if one.status in ("skipped", "error", "interrupted") or one.why:
+                found.setdefault((one.why, one.status), []).append(one.label)
+        return [(why, status, labels) for (why, status), labels in found.items()]
+
     def count(self, status: Status) -> int:
         """How many combinations."""
         return sum(one.status == status for one in self.combinations)

@@ -45,7 +45,7 @@ class _Run:
         except FeatureMissing as error:
             result.status, result.why = "skipped", _words(error)
             return
-        except NetsimError as error:
+        except (NetsimError, OSError) as error:
             result.status, result.why = "error", f"the cluster did not come up: {_words(error)}"
             return
         finally:
@@ -54,7 +54,8 @@ class _Run:
         with self.lock:
             self.clusters[name] = cluster
         try:
-            self._in_cluster(cluster, combination, result)
+            if not self.stopping.is_set():  # stop() sets it first: it has ended this cluster, or this sees it
+                self._in_cluster(cluster, combination, result)
         finally:
             with self.lock:
                 del self.clusters[name]
@@ -75,7 +76,7 @@ class _Run:
         except (NetsimError, OSError) as error:
             if self.stopping.is_set():  # the cluster was taken away beneath it
                 return
-            words = _words(error) if isinstance(error, NetsimError) else str(error)
+            words = _words(error)
             if at is not None:
                 at.status, at.error = "error", words
             result.status = "skipped" if isinstance(error, FeatureMissing) else "error"
@@ -165,6 +166,8 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def _words(error: NetsimError) -> str:
+def _words(error: NetsimError | OSError) -> str:
+    if isinstance(error, OSError):
+        return str(error)
     text = f"{error.where}: {error.message}" if error.where else error.message
     return f"{text}; next: {error.hint}" if error.hint else text

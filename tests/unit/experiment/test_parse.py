@@ -88,7 +88,7 @@ WRONG: list[tuple[Change, int, str]] = [
     (put("size: [1, 10]", "size: [1, 1]"), 6, "matrix.size: a value is there twice"),
     (put("size: [1, 10]", "size: [[1], 10]"), 6, "matrix.size: its values must be"),
     (put("size: [1, 10]", "size: [1, 10]\n  colour: [red]"), 7, "matrix.colour: changes nothing"),
-    (put("size: [1, 10]", "nodes: [1, 10]"), 6, "matrix.nodes: can't be in the matrix by this name"),
+    (put("size: [1, 10]", "name: [a, b]"), 6, "matrix.name: can't be in the matrix"),
     (put("iptables, nftables]", "iptables, nftables, nftable]"), 8, 'topology: proxyMode: "nftable" is not one of'),
     (put("{nodes: 2}", "{nodes: 2, proxyMode: iptables}"), 8, "topology.proxyMode: is in the matrix too"),
     (put("{nodes: 2}", "{node: 2}"), 8, 'unknown field "node"'),
