@@ -258,9 +258,12 @@ class IpvsTarget:
         with Rtnl(self._netns) as rtnl:
             dummy = rtnl.link(DUMMY)
             if plan.remove_dummy:
-                if dummy is not None:
-                    rtnl.batch([del_link(DUMMY)])
                 self._prepared = False
+                try:
+                    rtnl.batch([del_link(DUMMY)] if dummy is not None else [])
+                except BatchError as error:
+                    if error.errno != errno.ENODEV:  # the other family was first
+                        raise
                 return
             length, new, old = 32 if plan.family == 4 else 128, plan.new_addresses, plan.old_addresses
             if dummy is None:  # somebody took it away since it was read
