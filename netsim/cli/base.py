@@ -81,7 +81,7 @@ class NetsimGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in self.commands_at and not args[0].startswith("-"):
-            near = difflib.get_close_matches(args[0], self.commands_at, n=1)
+            near = [] if args[0] == "help" else difflib.get_close_matches(args[0], self.commands_at, n=1)
             group = ctx.command_path
             hint = f"did you mean: {group} {near[0]}" if near else f"{group} --help lists the commands"
             from netsim.model.errors import UsageError

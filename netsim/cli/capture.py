@@ -24,7 +24,16 @@ if TYPE_CHECKING:
 SNAPLEN_MAX = 262144
 # What is meant as a place, also where it is none. A filter's word with a slash begins with a number.
 _PLACE = re.compile(rf"[A-Za-z]+/|{FABRIC}(:|$)")
+_PLACES = "write pod/[NAMESPACE/]NAME, node/NAME, host/external or fabric, or several; a filter stands after them"
 _MIN_WIDTH = 24
+
+
+def _complete_places(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """WHERE, and the fabric, which only a capture knows as a place."""
+    return [
+        *complete_places(context, parameter, incomplete),
+        *(place for place in (FABRIC,) if place.startswith(incomplete)),
+    ]
 
 
 @click.command(
@@ -37,11 +46,11 @@ _MIN_WIDTH = 24
   netsim capture pod/client -o json --count 10 udp port 53
 """,
 )
-@click.argument("words", nargs=-1, metavar="WHERE... [FILTER]", shell_complete=complete_places)
+@click.argument("words", nargs=-1, metavar="WHERE... [FILTER]", shell_complete=_complete_places)
 @click.option("-w", "--write", "file", metavar="FILE", help="Write pcapng to FILE; - is standard output.")
 @click.option("-a", "--all", "everywhere", is_flag=True, help="Every pod, node and host there is now, and the fabric.")
 @click.option("-c", "--count", type=click.IntRange(min=1), metavar="N", help="End after N packets.")
-@click.option("--duration", type=click.FloatRange(min=0, min_open=True), metavar="S", help="End after S seconds.")
+@click.option("--duration", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="End after so long.")
 @click.option(
     "-s",
     "--snaplen",
@@ -81,6 +90,8 @@ def capture(  # noqa: PLR0913 - one for each option
         raise UsageError("a terminal can't show pcapng", hint="-w FILE, or -w - | wireshark -k -i -; without -w: lines")
     if everywhere and places:
         raise UsageError("--all is every place there is", hint="leave out --all, or the places")
+    if words and not places and not everywhere:
+        raise UsageError(f'a capture needs a place, and "{words[0]}" is none', hint=_PLACES)
     spots = parse_spots(places, namespace) if not everywhere else []
     compile_filter(filter)  # before anything is asked of the cluster
     cluster = state.attach()

@@ -100,11 +100,16 @@ def _print_started(status: dict[str, Any], took_s: float) -> None:
         f'cluster "{name}" is up in {took_s:.2f} s: {_count(len(nodes), "node")}, '
         f"proxy mode {status['proxyMode']}, pod network {status['podNetwork']}{families}"
     )
+    steps = {
+        "netsim apply -f FILE": "deploy manifests",
+        f"netsim shell node/{nodes[0]['name']}": "look around in a node",
+        f"export KUBECONFIG=$(netsim kubeconfig {name})": "use kubectl",
+        f"netsim down {name}": "end it",
+    }
+    width = max(map(len, steps))
     click.echo("next:")
-    click.echo("  netsim apply -f FILE                      deploy manifests")
-    click.echo("  netsim shell node/node-1                  look around in a node")
-    click.echo(f"  export KUBECONFIG=$(netsim kubeconfig {name})   use kubectl")
-    click.echo(f"  netsim down {name}")
+    for command, what in steps.items():
+        click.echo(f"  {command:<{width}}   {what}")
 
 
 def _watch_signals() -> threading.Event:

@@ -54,9 +54,12 @@ def _hint_for(error: NetsimError) -> str:
 
 
 def _report_usage(error: click.ClickException) -> int:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):  # "netsim fault": what may follow is its help
+        click.echo(error.format_message(), err=True)
+        return error.exit_code
     context = error.ctx if isinstance(error, click.UsageError) else None
     hint = f"{context.command_path} --help" if context is not None else "netsim --help"
-    message = error.format_message()
+    message = " ".join(error.format_message().split())  # click lists choices on lines of their own
     print_error(message[:1].lower() + message[1:].rstrip("."), hint)
     return error.exit_code
 

@@ -46,7 +46,8 @@ _COMMANDS = {
 def fault() -> None:
     """Break something on purpose, see what is broken, and undo it.
 
-    A fault stays until it is undone, until its time (--for) is up, or until the cluster ends.
+    PLACE is pod/[NAMESPACE/]NAME, node/NAME or host/external. A fault stays until it is undone, until its time (--for)
+    is up, or until the cluster ends.
     """
 
 

@@ -30,7 +30,7 @@ files_option = click.option(
 wait_options = (
     click.option("--no-wait", is_flag=True, help="Do not wait until it is done."),
     click.option(
-        "--timeout", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True, metavar="SECONDS",
+        "--timeout", type=click.FloatRange(min=0, min_open=True), default=60, show_default=True, metavar="SECONDS",
         help="How long to wait.",
     ),
 )  # fmt: skip

@@ -37,7 +37,7 @@ _MAX_COUNT = 100_000
 @click.option("--ip-family", type=click.Choice(("ipv4", "ipv6")), help="Which address of TO; default: its first.")
 @click.option("--size", type=int, default=0, metavar="BYTES", help="Of what a udp or icmp probe carries.")
 @click.option("--count", type=int, default=1, metavar="N", help="Send N probes, one after the other.")
-@click.option("--timeout", type=float, default=0.7, show_default=True, metavar="S", help="How long to wait.")
+@click.option("--timeout", type=float, default=0.7, show_default=True, metavar="SECONDS", help="How long to wait.")
 @click.option("-w", "--write", "file", metavar="FILE", help="Write to a file and not to standard output.")
 @click.option("-a", "--all", "everything", is_flag=True, help="As text also rules that led nowhere, and policies.")
 @output_option("text", "json", "html")

@@ -100,8 +100,8 @@ class Faults:
             if numbers is not None and if_there:
                 numbers = [number for number in numbers if number in self._active]
             if numbers is not None and (unknown := [n for n in numbers if n not in self._active]):
-                there = ", ".join(map(str, self._active)) or "there are none"
-                raise UsageError(f"there is no fault {unknown[0]}", hint=f"netsim fault list: {there}")
+                there = ", ".join(map(str, self._active)) or "none"
+                raise UsageError(f"there is no fault {unknown[0]}", hint=f"netsim fault list shows them: {there}")
             faults = [self._active[n] for n in dict.fromkeys(self._active if numbers is None else numbers)]
             now_s = self._clock.monotonic_s()
             for fault in faults:

@@ -37,11 +37,25 @@ def test_every_command_has_help_with_examples(name: str, capsys: pytest.CaptureF
     assert text.partition("Examples:\n")[2].strip()
 
 
+@pytest.mark.parametrize("name", ["fault", "experiment"])
+def test_a_group_alone_shows_its_help_as_wrong_usage(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([name, "-h"]) == 0
+    text = capsys.readouterr().out
+    assert run([name]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == text
+
+
 @pytest.mark.parametrize(
     ("line", "error", "hint"),
     [
         ("gte pods", 'there is no command "gte"', "did you mean: netsim get"),
         ("frobnicate", 'there is no command "frobnicate"', "netsim --help lists the commands"),
+        ("help", 'there is no command "help"', "netsim --help lists the commands"),
+        ("completion", "missing argument '{bash|zsh|fish}'. Choose from: bash, zsh, fish", "netsim completion --help"),
+        ("capture", "a capture needs a place", "pod/NAME"),
+        ("capture tcp port 80", 'a capture needs a place, and "tcp" is none', "a filter stands after them"),
         ("get", "missing argument 'KIND'", "netsim get --help"),
         ("get frogs", 'unknown kind "frogs"', "known kinds: namespaces, nodes, pods"),
         ("get pods -o xml", "'xml' is not one of", "netsim get --help"),
