@@ -67,11 +67,13 @@ def run(file: str, out: str | None, only: Sequence[str], jobs: int | None, only_
     check_folder(folder)
     with progress(f"{chosen.name}: {len(chosen.combinations)} combinations") as told, _ended_like_ctrl_c():
         result = run_experiment(chosen, jobs=jobs, tell=told)
-        write_report(result, folder)
     if output == "json":
         print_json(render_json(result))
     else:
-        _print_result(result, folder)
+        _print_result(result)
+    write_report(result, folder)  # after the words: on a full disk they are all there is
+    if output != "json":
+        click.echo(f"report: {folder / 'report.html'}")
     if result.interrupted:
         raise KeyboardInterrupt
     return 0 if result.passed else _NOT_AS_EXPECTED
@@ -118,7 +120,7 @@ def _list_combinations(experiment: Any, output: str | None) -> None:
         click.echo(f"{one.label}  ({len(one.steps)} steps)")
 
 
-def _print_result(result: "Result", folder: Path) -> None:
+def _print_result(result: "Result") -> None:
     rows = []
     for one in result.combinations:
         held, failed = one.count("held"), one.count("failed")
@@ -135,7 +137,6 @@ def _print_result(result: "Result", folder: Path) -> None:
         f"{result.count(s)} {s}" for s in ("passed", "failed", "error", "skipped", "interrupted") if result.count(s)
     ]
     click.echo(f"\n{', '.join(counts)} of {len(result.combinations)} combinations in {result.elapsed_s:.1f} s")
-    click.echo(f"report: {folder / 'report.html'}")
 
 
 @contextmanager

@@ -1,10 +1,13 @@
 """The file of an experiment: what it means for each combination, and what is wrong with it, with file and line."""
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from netsim.experiment.files import choose_combinations, find_file, list_shipped, read_experiment
+from netsim.experiment.kinds import STEP_KINDS
 from netsim.model.errors import InputError, UsageError
 from tests.unit.experiment.example import TEXT, make_experiment
 
@@ -136,3 +139,18 @@ def test_dollar_dollar_stands_for_itself() -> None:
 def test_without_a_matrix_there_is_one_combination() -> None:
     experiment = make_experiment("name: one\nsteps:\n- wait: barrier\n")
     assert [(one.label, [step.kind for step in one.steps]) for one in experiment.combinations] == [("-", ["wait"])]
+
+
+def test_the_docs_name_every_kind_of_step_with_its_arguments_and_facts() -> None:
+    lines = (Path(__file__).parents[3] / "docs/experiments.md").read_text().splitlines()
+    rows = [line.split("|")[1:-1] for line in lines if line.startswith("| `")]
+    told = {kind: row for row in rows for kind in re.findall(r"`([a-z-]+)`", row[0]) if len(row) == 3}
+    assert set(STEP_KINDS) <= set(told)
+    for kind, described in STEP_KINDS.items():
+        arguments, facts = told[kind][1], told[kind][2]
+        for name in described.optional:
+            if kind not in ("delete", "patch", "scale", "apply", "services"):  # namespace and timeout: below the table
+                assert f"`{name}`" in arguments, (kind, name)
+        if not facts.strip().startswith("as "):
+            for name in described.facts:
+                assert f"`{name}`" in facts, (kind, name)
