@@ -1,7 +1,8 @@
 """The four kinds of Kubernetes traffic as real packets: what left the client, what the server got, what came back.
 
 Runs a three-node cluster, the guestbook (examples/guestbook.yaml) and a toolbox pod in it, sends one HTTP request of
-each kind, and takes everything down again. As root, or as an ordinary user where the kernel allows user namespaces.
+each kind, traces the last kind from place to place, and takes everything down again. As root, or as an ordinary user
+where the kernel allows user namespaces.
 """
 
 import sys
@@ -9,11 +10,14 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import netsim
 from netsim.cluster.handle import Cluster
 from netsim.model.errors import NetsimError
+from netsim.observe.path import Hop
+from netsim.observe.path import Path as Way
 from netsim.testing.lookup import cluster_ip, node_ip, node_port, pod_ip, pod_node, ready_pods
 from netsim.testing.packets import Packets, Seen
 from netsim.testing.traffic import Traffic
@@ -94,6 +98,28 @@ def travel(cluster: Cluster, journey: Journey) -> list[tuple[str, Seen]]:
     return [("client sends", sent), ("server gets", arrived[0]), ("client gets", answer)]
 
 
+def print_way(way: Way) -> None:
+    """A trace, a line for each place: the interfaces it came and went by, and what the packet became there."""
+    rows = [("", "AT", "IN", "OUT", "")]
+    legs = set()
+    for (leg, place), hops in groupby(way.hops, key=lambda hop: (hop.leg, hop.place)):
+        stay = list(hops)
+        came = [hop.interface for hop in stay if hop.direction == "in"]
+        went = [hop.interface for hop in stay if hop.direction == "out"]
+        changes = ", ".join(describe_rewrite(hop) for hop in stay if hop.rewrite)
+        rows.append(("" if leg in legs else leg, place, "".join(came[:1]), "".join(went[-1:]), changes))
+        legs.add(leg)
+    print_table(rows)
+    print(f"  {way.verdict.outcome} by {way.answered_by}, which saw the client as {way.seen_source}")
+
+
+def describe_rewrite(hop: Hop) -> str:
+    """Such as ``dnat to 10.244.0.4:80``."""
+    if hop.rewrite in {"dnat", "un-snat"}:
+        return f"{hop.rewrite} to {hop.packet.destination}:{hop.packet.destination_port}"
+    return f"{hop.rewrite} from {hop.packet.source}:{hop.packet.source_port}"
+
+
 def print_table(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
@@ -123,6 +149,9 @@ def main() -> None:
                 ends = f"{seen.src}:{seen.sport}", f"{seen.dst}:{seen.dport}"
                 rows.append((what, seen.where, *ends, str(seen.ttl), flags))
             print_table(rows)
+        print("\nthe whole way of such a packet and back (netsim trace shows it with every rule and route)")
+        target = f"node/node-1:{node_port(cluster, 'frontend')}"
+        print_way(cluster.trace("host/external", target))
     print(f"\neverything is gone again ({time.monotonic() - started:.1f} s in all)")
 
 
