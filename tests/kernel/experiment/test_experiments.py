@@ -72,7 +72,9 @@ def test_client_address(program: Netsim, tmp_path: Path) -> None:
 
 
 def test_service_scale_has_figures_and_plots(program: Netsim, tmp_path: Path) -> None:
-    report, text = run(program, tmp_path, "service-scale", "--only", "services=100,1000", "--only", "proxyMode=nftables")
+    report, text = run(
+        program, tmp_path, "service-scale", "--only", "services=100,1000", "--only", "proxyMode=nftables"
+    )
     assert [one["status"] for one in report["combinations"]] == ["passed", "passed"], text
     for one in report["combinations"]:
         facts = {step["kind"]: step["facts"] for step in one["steps"]}
@@ -166,6 +168,66 @@ def test_what_fails_is_told_everywhere(program: Netsim, tmp_path: Path) -> None:
     assert failures == ["never so: exit is 0"] * 2
     errors = [case.get("name") for case in junit(tmp_path).iter("testcase") if case.find("error") is not None]
     assert errors == ["into the void: is done"]
+
+
+def test_every_kind_of_step_in_ipv6(program: Netsim, tmp_path: Path) -> None:
+    file = tmp_path / "six.yaml"
+    file.write_text(SIX)
+    report, text = run(program, tmp_path, str(file))
+    assert report["totals"]["held"] == SIX.count("expect:") + 3, text
+    steps = {step["name"]: step for step in report["combinations"][0]["steps"]}
+    assert steps["udp to nobody"]["log"] == ["2 of the connections: Connection refused"]
+    assert steps["lb"]["facts"]["rate"] > 0
+    assert steps["rule-update"]["facts"]["count"] == 3
+
+
+SIX = """\
+name: six
+matrix: {ipFamily: [ipv6]}
+topology: {nodes: 2, proxyMode: nftables}
+manifests:
+- apiVersion: v1
+  kind: Pod
+  metadata: {name: client}
+  spec: {nodeName: node-1, containers: [{name: c, image: pause}]}
+- apiVersion: v1
+  kind: Pod
+  metadata: {name: web, labels: {app: web}}
+  spec: {nodeName: node-2, containers: [{name: c, image: nginx, ports: [{containerPort: 80}]}]}
+- apiVersion: v1
+  kind: Service
+  metadata: {name: web}
+  spec: {selector: {app: web}, type: LoadBalancer, ports: [{port: 80, nodePort: 30080}]}
+steps:
+- probe: {from: pod/client, to: "svc/web:80", ipFamily: ipv6}
+  expect: {verdict: delivered, seenAs: pod/default/client, source: kept}
+- load-balancer: {service: svc/web, address: "2001:db8:80::1", nodes: [node-1]}
+- probe: {from: host/external, to: "[2001:db8:80::1]:80", protocol: tcp}
+  expect: {verdict: delivered, seenAs: node/node-1}
+- probe: {from: pod/client, to: "pod/web", protocol: icmp, ipFamily: ipv6}
+  expect: {verdict: delivered, through: [node/node-1, fabric, node/node-2]}
+- services: 5
+- first-packet: {from: pod/client, to: services, count: 20}
+  expect: {errors: 0}
+- name: lb
+  load: {from: host/external, to: "[2001:db8:80::1]:80", connections: 20}
+  expect: {errors: 0}
+- name: udp to nobody
+  load: {from: pod/client, to: "pod/web:9", connections: 2, protocol: udp, timeout: 0.2}
+  expect: {errors: 2}
+- rule-update: {count: 3}
+- fault: {kind: partition, at: [node/node-1, [node/node-2]]}
+  name: cut
+- name: through the cut
+  probe: {from: pod/client, to: "pod/web:80", count: 2}
+  expect: {verdict: {not: delivered}}
+- undo: all
+- fault: {kind: kill, at: pod/web}
+- wait: 300ms
+- name: again
+  probe: {from: pod/client, to: "svc/web:80", timeout: 2}
+  expect: {verdict: delivered}
+"""
 
 
 def test_ctrl_c_leaves_a_report_and_no_cluster(program: Netsim, tmp_path: Path) -> None:
