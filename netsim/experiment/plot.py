@@ -194,7 +194,7 @@ def spell_number(value: float) -> str:
 
 def unit_of(figure: str) -> str:
     """Of a fact's name: ``p50Ms`` is in ms."""
-    return {"rate": "connections/s"}.get(figure, "ms" if figure.endswith(("Ms", "ms")) else "")
+    return {"rate": "/s"}.get(figure, "ms" if figure.endswith(("Ms", "ms")) else "")
 
 
 def spell_figure(figure: str) -> str:

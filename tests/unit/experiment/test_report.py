@@ -161,7 +161,7 @@ def test_plots_without_a_numeric_key_are_bars() -> None:
     root = ET.fromstring(render_plot(plot))
     widths = [float(bar.get("width", "")) for bar in root.iter("rect")]
     assert widths[0] == 2 * widths[1]
-    assert "10 connections/s" in [text.text for text in root.iter("text")]
+    assert "10 /s" in [text.text for text in root.iter("text")]
 
 
 def test_scales() -> None:
