@@ -80,7 +80,7 @@ class _Writer:
             hops += self._write_tunnel(one, passes[number - 1] if number else None, points[0].packet, hops)
             hops += self._write_points(one, points)
         if leg == "back" and hops:
-            hops += self._write_last_rewrite(hops[-1])
+            hops += self._write_last_rewrites(hops[-1])
         return hops
 
     def _from_question(self, points: list[_Point]) -> list[_Point]:
@@ -104,6 +104,9 @@ class _Writer:
     def _write_points(self, one: Pass, points: Sequence[_Point]) -> Iterator[Hop]:
         wanted, told = self._takes_route(one), False
         tracked = one.stay is not None or (bool(one.ins) and one.place != FABRIC)
+        if wanted and self._ends_at_output(points):
+            told = True  # what is sent has its route before output; only what output rewrites is routed once more
+            yield from self._write_route(one, points[0].packet)
         for number, point in enumerate(points):
             follows = points[number + 1].packet if number + 1 < len(points) else self._final(one, point.packet)
             leaves = point.stage is None and point.seen is not None and not point.seen.incoming
@@ -124,6 +127,14 @@ class _Writer:
             next_leaves = number + 1 < len(points) and _leaves(points[number + 1])
             if tracked and not leaves and (next_leaves or number + 1 == len(points)):
                 yield from self._write_conntrack(one, points[0].packet, now)
+
+    def _ends_at_output(self, points: Sequence[_Point]) -> bool:
+        """Whether a rule at output let the packet go no further."""
+        stage = points[-1].stage
+        if stage is None or stage.hook != "output":
+            return False
+        hits = read_hits(stage, self._evidence.rules, self._evidence.elements)
+        return bool(hits) and hits[-1].verdict in ("drop", "reject")
 
     def _final(self, one: Pass, packet: Packet) -> Packet:
         """What a packet becomes that no interface shows any more: conntrack says it, of a lost one its last rule."""
@@ -181,15 +192,22 @@ class _Writer:
         self._tracked.add(one.place)
         yield Hop(one.place, one.leg, "conntrack", now, conntrack=entry.text)
 
-    def _write_last_rewrite(self, last: Hop) -> Iterator[Hop]:
-        """At the input of the source itself nothing shows what an answer's source becomes, but its socket took it."""
+    def _write_last_rewrites(self, last: Hop) -> Iterator[Hop]:
+        """At the input of the source itself nothing shows what an answer becomes, but its socket took it."""
         sent, reply = self._sent, self._evidence.reply
         if sent is None or last.place != self._evidence.question.source or last.packet.protocol != sent.protocol:
             return
-        taken = reply.result in ("connected", "answered", "refused")
-        if taken and (last.packet.source, last.packet.source_port) != (sent.destination, sent.destination_port):
-            packet = replace(last.packet, source=sent.destination, source_port=sent.destination_port)
-            yield Hop(last.place, "back", "rewrite", packet, rewrite="un-dnat", before=last.packet)
+        if reply.result not in ("connected", "answered", "refused"):
+            return
+        source, source_port, destination, destination_port = tuple_of(sent)
+        packet, before = last.packet, last.packet
+        if source and (packet.destination, packet.destination_port) != (source, source_port):
+            packet = replace(packet, destination=source, destination_port=source_port)
+            yield Hop(last.place, "back", "rewrite", packet, rewrite="un-snat", before=before)
+            before = packet
+        if (packet.source, packet.source_port) != (destination, destination_port):
+            packet = replace(packet, source=destination, source_port=destination_port)
+            yield Hop(last.place, "back", "rewrite", packet, rewrite="un-dnat", before=before)
 
 
 def _list_points(one: Pass) -> list[_Point]:

@@ -71,7 +71,9 @@ def collect(
         sightings = _sightings(posts, signature)
         conntrack = _read_conntrack(watch, sightings, notes)
         probe.close()
-        events, elements = _read_events(posts, Own(signature, sightings), sightings, notes)
+        asked = (_name_protocol(question), question.address, question.port or probe.source_port)
+        own = Own(signature, sightings, asked, probe.source_port)
+        events, elements = _read_events(posts, own, sightings, notes)
         rules, missing = read_texts(posts, events, spawner)
         return Evidence(
             question=question,
@@ -108,6 +110,11 @@ def _make_signature(question: Question) -> Signature:
         raise UsageError(f'"{question.address}" is no address') from None
     number = int.from_bytes(os.urandom(4), "big")
     return make_signature(question.protocol, family, question.port, number, question.size)
+
+
+def _name_protocol(question: Question) -> str:
+    """As packets' headers are read."""
+    return "icmpv6" if question.protocol == "icmp" and ":" in question.address else question.protocol
 
 
 def _send(probe: Probe, timeout_s: float, watch: Posts, notes: list[str]) -> tuple[Reply, tuple[Drop, ...]]:

@@ -18,16 +18,19 @@ End = tuple[str, str, int]  # protocol, address, port (of an echo its identifier
 class Own:
     """Tells the probe's packets, its answers and the errors about it from all others."""
 
-    def __init__(self, signature: Signature, sightings: Iterable[Sighting]) -> None:
-        """``sightings``: frames that are the probe's."""
+    def __init__(self, signature: Signature, sightings: Iterable[Sighting], asked: End, source_port: int) -> None:
+        """``sightings``: frames that are the probe's. ``asked``: where it was sent, from ``source_port``."""
         self._patterns = signature.patterns
+        self._asked = asked
+        self._source_port = source_port
         self._ends: set[End] = set()
-        self._client: End | None = None  # the probe's socket, which nobody else has
+        self._clients: set[End] = set()  # the probe's socket, which nobody else has; also as translation made it look
         for sighting in sightings:
             decoded = decode_frame(sighting.frame)
             for one in _layers(decoded) if decoded else ():
                 self._ends.update(_ends(one))
-                self._client = self._client or _ends(one)[0]
+            if decoded is not None and not decoded.is_error:
+                self._clients = self._clients or {_ends(decoded.packet)[0]}
 
     def has(self, packet: bytes) -> bool:
         """``packet`` from its IP header on, as the rule trace gives it."""
@@ -37,7 +40,10 @@ class Own:
         if decoded is None:
             return False
         source, destination = _ends(decoded.packet)
-        return self._client in (source, destination) or (source in self._ends and destination in self._ends)
+        if destination == self._asked and source[2] == self._source_port:
+            self._clients.add(source)  # as it was before its own kernel translated it, or would not send it
+        known = source in self._clients or destination in self._clients
+        return known or (source in self._ends and destination in self._ends)
 
 
 def _layers(decoded: Decoded) -> list[Packet]:

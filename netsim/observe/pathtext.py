@@ -13,6 +13,8 @@ from netsim.observe.spread import Spread
 _STYLES = {"good": "32;1", "bad": "31;1", "place": "36;1", "rewrite": "33", "faint": "2", "bold": "1"}
 _OUTCOME_STYLES = {"delivered": "good"}
 _LABEL = 15
+# By a rule that rejects nobody is seen, and it may have been on the way.
+_SEEN_BY = {"delivered": ", which saw the client as", "refused": "; the client was seen there as"}
 _REWRITES = {
     "dnat": "destination",
     "snat": "source",
@@ -84,9 +86,9 @@ def _verdict_lines(path: Path, paint: Painter) -> Iterator[str]:
         text += f" {'by' if verdict.outcome in ('delivered', 'refused', 'rejected') else 'at'} {place}"
     if verdict.cause:
         text += f": {verdict.cause}"
-    if path.seen_source:
+    if path.seen_source and verdict.outcome in _SEEN_BY:
         name = path.names.get(path.seen_source.rpartition(":")[0].strip("[]")) or path.names.get(path.seen_source, "")
-        text += f", which saw the client as {path.seen_source}" + (f" ({name})" if name else "")
+        text += f"{_SEEN_BY[verdict.outcome]} {path.seen_source}" + (f" ({name})" if name else "")
     yield text + took
     if verdict.next:
         yield f"{paint('bold', 'next:')} {verdict.next}"

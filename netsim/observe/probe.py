@@ -120,7 +120,14 @@ class Probe:
         if self._signature.protocol == "tcp":
             return self._connect(target, deadline), b""
         self._socket.connect((target[0], 0) if self._icmp else target)
-        self._socket.send(self._echo_request() if self._icmp else self._signature.payload)
+        try:
+            self._socket.send(self._echo_request() if self._icmp else self._signature.payload)
+        except PermissionError:
+            # A rule of this host kept it from leaving. One that rejects has told the socket why, which says more.
+            told = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if told:
+                raise OSError(told, os.strerror(told)) from None
+            raise
         while self._wait(select.POLLIN, deadline):
             data = self._socket.recv(_RECEIVE_BYTES)
             if not self._icmp or self._is_reply(data):

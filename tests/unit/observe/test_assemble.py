@@ -40,6 +40,14 @@ def test_rewrites_and_tunnels_are_where_they_happen() -> None:
     ]
 
 
+def test_what_comes_back_to_the_node_that_asked_is_translated_back_whole() -> None:
+    path = replay("node-udp-vxlan-nftables")
+    assert rewrites(path)[-2:] == [("back", "node/node-1", "un-snat"), ("back", "node/node-1", "un-dnat")]
+    first, last = path.hops[0].packet, path.hops[-1].packet
+    assert (last.source, last.source_port) == (first.destination, first.destination_port)
+    assert (last.destination, last.destination_port) == (first.source, first.source_port)
+
+
 def test_without_rule_events_the_rewrites_still_show() -> None:
     evidence, answers, names = load("nodeport-vxlan")
     path = assemble(replace(evidence, events=(), rules={}), Lenient(answers), names)

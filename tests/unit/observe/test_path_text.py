@@ -21,7 +21,7 @@ there
   ├─ conntrack      tcp 6 ...
   └─ lost           gone
 
-dropped at node/node-1: gone, which saw the client as 10.0.0.1:40000 (2 ms)
+dropped at node/node-1: gone (2 ms)
 next: look there
 note: dim"""
 
