@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,9 +29,10 @@ _DIFFERENT = 1
 )
 @click.argument("sides", nargs=-1, metavar="[A B]", shell_complete=complete_clusters)
 @click.option("--save", "file", metavar="FILE", help="Write a snapshot of one cluster, to be compared later.")
+@click.option("--service", "services", multiple=True, metavar="SERVICE", help="Only this; may be repeated.")
 @output_option("text", "json")
 @pass_state
-def diff(state: State, sides: Sequence[str], file: str | None, output: str | None) -> int:
+def diff(state: State, sides: Sequence[str], file: str | None, services: Sequence[str], output: str | None) -> int:
     """Compare two clusters, or one before and after, by paths and rules.
 
     A and B are names of running clusters, or files that --save has written. Paths are predicted, from a pod of each
@@ -39,15 +40,17 @@ def diff(state: State, sides: Sequence[str], file: str | None, output: str | Non
     only are called by their objects. Exit status: 0 the same, 1 different (or it failed), 2 wrong usage.
     """
     from netsim.experiment.compare import compare, render_comparison, render_comparison_text
+    from netsim.model.target import parse_service
 
+    only = [parse_service(one).bare for one in services]
     if file is not None:
-        _save(state, sides, file, output)
+        _save(state, sides, file, only, output)
         return 0
     if len(sides) != 2:
         hint = "netsim diff A B; a cluster before and after: netsim diff --save FILE, then netsim diff FILE NAME"
         raise UsageError("which two?", hint=hint)
     with progress("") as told:
-        found = compare(*(_load(state, side, told) for side in sides))
+        found = compare(*(_load(state, side, only, told) for side in sides))
     if output == "json":
         print_json(render_comparison(found))
     else:
@@ -55,7 +58,7 @@ def diff(state: State, sides: Sequence[str], file: str | None, output: str | Non
     return 0 if found.equal else _DIFFERENT
 
 
-def _save(state: State, sides: Sequence[str], file: str, output: str | None) -> None:
+def _save(state: State, sides: Sequence[str], file: str, only: Sequence[str], output: str | None) -> None:
     from netsim.experiment.snapshot import render_snapshot, take_snapshot
 
     if len(sides) > 1:
@@ -63,7 +66,7 @@ def _save(state: State, sides: Sequence[str], file: str, output: str | None) -> 
     path = Path(file)
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise NetsimError("cannot write there", where=file, hint="name a file in a folder that exists")
-    snapshot = take_snapshot(state.attach(sides[0] if sides else None))
+    snapshot = take_snapshot(state.attach(sides[0] if sides else None), only)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         draft.write_text(json.dumps(render_snapshot(snapshot), indent=1) + "\n", encoding="utf-8")
@@ -77,13 +80,14 @@ def _save(state: State, sides: Sequence[str], file: str, output: str | None) -> 
         click.echo(f"{snapshot.cluster}: {len(snapshot.ways)} paths and the rules of {len(snapshot.rules)} in {file}")
 
 
-def _load(state: State, side: str, told: object) -> "Snapshot":
+def _load(state: State, side: str, only: Sequence[str], told: Callable[[str], None]) -> "Snapshot":
     """A file if there is one, else a running cluster. Raises NetsimError."""
     from netsim.experiment.snapshot import read_snapshot, take_snapshot
 
-    if callable(told):
-        told(f"reading {side}")
+    told(f"reading {side}")
     path = Path(side)
     if path.is_file() or "/" in side or side.endswith(".json"):
+        if only:
+            raise UsageError("--service: a snapshot has those that it was taken of", hint="say it with --save")
         return read_snapshot(path)
-    return take_snapshot(state.attach(side))
+    return take_snapshot(state.attach(side), only)

@@ -8,7 +8,7 @@ Paths are predicted (`explain`), not sent: nothing is disturbed, and every way t
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from netsim.observe.names import Object
 MARK = "netsim snapshot"
 VERSION = 1
 MOST_NODES = 5  # on which packets start; what more nodes would add are the same ways from elsewhere
+MOST_SERVICES = 100  # each is asked for by itself: 10,000 would take hours
 _TOPOLOGY = ("proxyMode", "podNetwork", "ipFamily")
 _KINDS = ("pod/", "svc/", "node/", "host/", "fabric", "podCIDR ")
 _PORTS = {"TCP": "tcp", "UDP": "udp"}  # what can be asked about
@@ -47,15 +48,15 @@ class Snapshot:
     notes: tuple[str, ...] = field(default=())
 
 
-def take_snapshot(cluster: Cluster) -> Snapshot:
-    """Of a running cluster. Raises NetsimError."""
+def take_snapshot(cluster: Cluster, only: Collection[str] = ()) -> Snapshot:
+    """Of a running cluster; ``only``: of these Services (``svc/NS/NAME``). Raises NetsimError."""
     pods, nodes, services = cluster.list("Pod"), cluster.list("Node"), cluster.list("Service")
     aliases = {_pod_name(pod): alias_pod(pod) for pod in pods}
     names = {address: aliases.get(name, name) for address, name in name_objects(pods, nodes, services).items()}
     for node in nodes:
         names |= dict.fromkeys(node["spec"].get("podCIDRs") or (), f"podCIDR of node/{node['metadata']['name']}")
     status = cluster.status()
-    with_address = [one for one in services if one["spec"].get("clusterIP") not in (None, "", "None")]
+    with_address, notes = choose_services(services, only)
     questions = dict(list_questions(pods, nodes, with_address))
     ways = {}
     for text, explanation in zip(questions, cluster.explain_all(questions.values()), strict=True):
@@ -63,7 +64,7 @@ def take_snapshot(cluster: Cluster) -> Snapshot:
     rename = Renamer(names, _KINDS)
     rules = {}
     for service in with_address:
-        name = f"svc/{service['metadata']['namespace']}/{service['metadata']['name']}"
+        name = _service_name(service)
         for found in cluster.rules(name).nodes:
             lines = [
                 rename(" ".join(filter(None, (group.family, group.table, f"{group.name}:", line.text))))
@@ -71,10 +72,23 @@ def take_snapshot(cluster: Cluster) -> Snapshot:
                 for line in group.lines
             ]
             rules[f"{name} on node/{found.node}"] = sorted(map(blur_place, lines))
-    notes = (f"packets start on the first {MOST_NODES} of {len(nodes)} nodes",) if len(nodes) > MOST_NODES else ()
+    if len(nodes) > MOST_NODES:
+        notes.append(f"packets start on the first {MOST_NODES} of {len(nodes)} nodes")
     topology = {key: status[key] for key in _TOPOLOGY} | {"nodes": sorted(one["metadata"]["name"] for one in nodes)}
     taken = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    return Snapshot(cluster.name, taken, topology, ways, rules, notes)
+    return Snapshot(cluster.name, taken, topology, ways, rules, tuple(notes))
+
+
+def choose_services(services: Sequence[Object], only: Collection[str]) -> tuple[list[Object], list[str]]:
+    """Those with an address, as many as are compared, and a note where that leaves some out. Raises NetsimError."""
+    found = {_service_name(one): one for one in services}
+    if unknown := [name for name in only if name not in found]:
+        raise NetsimError("there is no such Service", where=unknown[0], hint="netsim get services -A")
+    chosen = [found[name] for name in only or sorted(found)]
+    chosen = [one for one in chosen if one["spec"].get("clusterIP") not in (None, "", "None")]
+    if only or len(chosen) <= MOST_SERVICES:
+        return chosen, []
+    return chosen[:MOST_SERVICES], [f"only the first {MOST_SERVICES} of {len(chosen)} Services; --service names others"]
 
 
 def list_questions(
@@ -92,7 +106,7 @@ def list_questions(
                 text = f"a pod on node/{node} to a pod on node/{other}, icmp"
                 yield text, Asked(_pod_name(pod), _pod_name(target), "icmp")
     for service in services:
-        name = f"svc/{service['metadata']['namespace']}/{service['metadata']['name']}"
+        name = _service_name(service)
         for port in service["spec"].get("ports") or ():
             protocol: Any = _PORTS.get(port.get("protocol", "TCP"))
             if protocol is None:
@@ -141,6 +155,10 @@ def alias_pod(pod: Object) -> str:
     name = _pod_name(pod)
     owners = pod["metadata"].get("ownerReferences") or ()
     return f"{name.rpartition('-')[0]}-*" if any(one.get("kind") == "ReplicaSet" for one in owners) else name
+
+
+def _service_name(service: Object) -> str:
+    return f"svc/{service['metadata']['namespace']}/{service['metadata']['name']}"
 
 
 def _pod_name(pod: Object) -> str:

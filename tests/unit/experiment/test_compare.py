@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 
 from netsim.experiment.compare import compare, render_comparison, render_comparison_text
-from netsim.experiment.snapshot import Snapshot, alias_pod, blur_place, list_questions, read_snapshot, render_snapshot
+from netsim.experiment.snapshot import (
+    MOST_SERVICES,
+    Snapshot,
+    alias_pod,
+    blur_place,
+    choose_services,
+    list_questions,
+    read_snapshot,
+    render_snapshot,
+)
 from netsim.model.errors import NetsimError
 
 NODES = [{"metadata": {"name": "n1"}}, {"metadata": {"name": "n2"}}]
@@ -114,3 +123,17 @@ def test_what_is_asked() -> None:
         "host/external to node/n1, NodePort of svc/default/web:80, tcp": ("host/external", "node/n1:30080"),
         "host/external to node/n2, NodePort of svc/default/web:80, tcp": ("host/external", "node/n2:30080"),
     }
+
+
+def test_which_services() -> None:
+    services = [
+        {"metadata": {"name": f"s{at:03}", "namespace": "default"}, "spec": {"clusterIP": f"10.96.0.{at}"}}
+        for at in range(MOST_SERVICES + 1)
+    ]
+    headless = {"metadata": {"name": "none", "namespace": "default"}, "spec": {"clusterIP": "None"}}
+    chosen, notes = choose_services([*reversed(services), headless], ())
+    assert (chosen, len(notes)) == (services[:-1], 1)
+    assert choose_services(services, ["svc/default/s100"]) == ([services[100]], [])
+    assert choose_services([headless], ()) == ([], [])
+    with pytest.raises(NetsimError, match="there is no such Service"):
+        choose_services(services, ["svc/default/other"])
