@@ -149,6 +149,7 @@ def set_link(  # noqa: PLR0913 - all that can be changed, and all have defaults
     promisc: bool | None = None,
     alias: str | None = None,
     gso_max_segs: int = 0,
+    group: int | None = None,
 ) -> Message:
     """Changes what is given. ``master`` 0 takes the link off its bridge; ``name`` renames, which needs the index."""
     if name and not isinstance(link, int):
@@ -179,6 +180,9 @@ def set_link(  # noqa: PLR0913 - all that can be changed, and all have defaults
     if gso_max_segs:
         body += u32(wire.IFLA_GSO_MAX_SEGS, gso_max_segs)
         words += f" gso_max_segs {gso_max_segs}"
+    if group is not None:
+        body += u32(wire.IFLA_GROUP, group)
+        words += f" group {group}"
     if netns_fd is not None:
         body += u32(wire.IFLA_NET_NS_FD, netns_fd)
         words += f" netns /proc/self/fd/{netns_fd}"
@@ -206,6 +210,15 @@ def del_link(link: LinkRef) -> Message:
     """Deletes a link; of a veth pair both ends."""
     index, body = _split(link)
     return Message(wire.RTM_DELLINK, 0, wire.LINK.pack(0, 0, index, 0, 0) + body, f"ip link delete {_dev(link)}")
+
+
+def del_group(group: int) -> Message:
+    """Deletes all links of a group at once: the kernel waits for its RCU grace periods once, and not for each link.
+
+    Source: net/core/rtnetlink.c, rtnl_group_dellink. ENODEV where there are none.
+    """
+    body = wire.LINK.pack(0, 0, 0, 0, 0) + u32(wire.IFLA_GROUP, group)
+    return Message(wire.RTM_DELLINK, 0, body, f"ip link delete group {group}")
 
 
 def _address(cidr: str, index: int, nodad: bool) -> bytes:

@@ -23,6 +23,7 @@ from netsim.kubelet.files import Resolver, parse_resolver
 from netsim.kubelet.logs import LogStore
 from netsim.kubelet.nodes import NodeRuntime, plan_node, plan_node_status, read_machine
 from netsim.kubelet.responder import Responder
+from netsim.kubelet.sandboxes import Removals
 from netsim.kubelet.tools import SERVICES_BY_NAMESPACE, KubeletNode, Tools, service_namespace
 from netsim.kubelet.worker import PodWorker
 from netsim.model.clock import Clock
@@ -67,6 +68,7 @@ class KubeletComponent:
         config_maps, services = informers.of(CONFIG_MAP), informers.of(SERVICE)
         services.add_index(SERVICES_BY_NAMESPACE, service_namespace)
         self._informers = (self._pods, self._nodes_informer, config_maps, services)
+        cni = CniRuntime(spawner, state_dir / "cni", Plugin)
         self._tools = Tools(
             api=api,
             spawner=spawner,
@@ -77,7 +79,8 @@ class KubeletComponent:
             clock=clock,
             publish=publish,
             providers=tuple(providers),
-            cni=CniRuntime(spawner, state_dir / "cni", Plugin),
+            cni=cni,
+            removals=Removals(cni),
             logs=LogStore(state_dir, clock),
             config_maps=config_maps,
             services=services,

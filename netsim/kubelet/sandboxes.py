@@ -1,10 +1,12 @@
 """Pod sandboxes: a network namespace and its CNI attachment, made and removed in worker threads."""
 
+import asyncio
 import hashlib
 import os
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from cni.types import CniError
 from netsim.kernel.netns import Netns, run_in
@@ -75,11 +77,67 @@ def choose_pod_ips(ips: Sequence[str], families: Families) -> tuple[str, ...]:
     return tuple(first[family] for family in order if family in first)
 
 
-async def remove_sandbox(cni: CniRuntime, node: Netns, sandbox: Sandbox) -> None:
-    """DEL, and let go of the namespace whether or not that works. Raises CniError."""
-    if sandbox.attachment is None or sandbox.network is None:
-        return
-    try:
-        await run_in(node, cni.delete, node, sandbox.network, sandbox.attachment)
-    finally:
-        sandbox.netns.close()
+class _Removal(NamedTuple):
+    network: NetworkList
+    attachment: Attachment
+    done: "asyncio.Future[None]"
+
+
+class Removals:
+    """The ends of sandboxes. Those of one node that come while others are on their way are made together.
+
+    So a thousand pods of one node that go at once cost a few waits of the kernel, and not a thousand.
+    """
+
+    def __init__(self, cni: CniRuntime) -> None:
+        self._cni = cni
+        self._waiting: dict[int, deque[_Removal]] = {}  # by the node's inode, while a task sees to them
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def remove(self, node: Netns, sandbox: Sandbox) -> None:
+        """DEL, and let go of the namespace whether or not that works. Raises CniError, KernelError."""
+        if sandbox.attachment is None or sandbox.network is None:
+            return
+        loop = asyncio.get_running_loop()
+        removal = _Removal(sandbox.network, sandbox.attachment, loop.create_future())
+        if node.inode in self._waiting:
+            self._waiting[node.inode].append(removal)
+        else:
+            self._waiting[node.inode] = deque([removal])
+            task = loop.create_task(self._see_to(node))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        try:
+            await removal.done
+        finally:
+            sandbox.netns.close()
+
+    async def _see_to(self, node: Netns) -> None:
+        waiting = self._waiting[node.inode]
+        taken: list[_Removal] = []
+        try:
+            while waiting:
+                failures = await run_in(node, self._delete_waiting, node, waiting, taken)
+                for removal, failure in zip(taken, failures, strict=True):
+                    _finish(removal, failure)
+                taken.clear()
+        except Exception as error:  # those who wait must hear of it, whatever it is
+            for removal in (*taken, *waiting):
+                _finish(removal, error)
+        finally:
+            del self._waiting[node.inode]
+
+    def _delete_waiting(self, node: Netns, waiting: deque[_Removal], taken: list[_Removal]) -> list[CniError | None]:
+        """In a worker thread, which may have been waited for: all that have come by now."""
+        while waiting:
+            taken.append(waiting.popleft())
+        return self._cni.delete_all(node, [(one.network, one.attachment) for one in taken])
+
+
+def _finish(removal: _Removal, failure: Exception | None) -> None:
+    if removal.done.done():
+        return  # who waited was cancelled
+    if failure is None:
+        removal.done.set_result(None)
+    else:
+        removal.done.set_exception(failure)

@@ -21,6 +21,7 @@ from netsim.kubelet.files import Resolver
 from netsim.kubelet.logs import LogStore
 from netsim.kubelet.nodes import NodeRuntime
 from netsim.kubelet.responder import Responder
+from netsim.kubelet.sandboxes import Removals
 from netsim.kubelet.state import PodState
 from netsim.model.clock import Clock
 from netsim.model.config import ClusterConfig
@@ -53,6 +54,7 @@ class Tools:
     publish: Callable[[str, Netns | None], None]
     providers: Sequence[BuiltinProvider]
     cni: CniRuntime
+    removals: Removals
     logs: LogStore
     config_maps: Informer
     services: Informer

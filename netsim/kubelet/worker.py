@@ -23,7 +23,7 @@ from netsim.kubelet.planner import (
     record_sandbox_failure,
 )
 from netsim.kubelet.runner import PodContainers
-from netsim.kubelet.sandboxes import Sandbox, make_sandbox, remove_sandbox
+from netsim.kubelet.sandboxes import Sandbox, make_sandbox
 from netsim.kubelet.state import PodState
 from netsim.kubelet.status import OWN_CONDITIONS, render_status
 from netsim.kubelet.tools import KubeletNode, Tools
@@ -231,7 +231,7 @@ class PodWorker:
         if sandbox is None:
             return
         try:
-            await remove_sandbox(self._tools.cni, self.node.runtime.netns, sandbox)
+            await self._tools.removals.remove(self.node.runtime.netns, sandbox)
         except (CniError, KernelError) as error:
             # The namespace goes all the same, and takes the veth pair along; GC frees what CNI still holds.
             self.containers.event("Warning", "FailedKillPod", f"error killing pod: {error.message}")

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from cni.attachment import Attachment
+from cni.plugin import Plugin
 from cni.types import SUPPORTED_VERSIONS, version_at_least
 from netsim.kernel.netns import Netns
 from netsim.kernel.rtnl import (
@@ -369,6 +371,21 @@ def test_del_after_a_reboot(place: Place) -> None:
     place.node.close()
     place.node = Netns.create("node", ipv6=True)
     place.call("DEL", config=place.config(ipMasq=True))
+    place.assert_nothing_left()
+
+
+def test_links_deleted_together_leave_their_dels_the_rest(place: Place) -> None:
+    names = ("c1", "c2", "c3")
+    for name in (*names, "stays"):
+        place.call("ADD", name)
+    kept = Attachment("net", "stays", "eth0").veth
+    with place.node.entered():
+        Plugin().delete_links([("net", name, "eth0") for name in (*names, "never")])
+        Plugin().delete_links([("net", name, "eth0") for name in names])  # all are gone: nothing happens
+    assert place.ports() == [kept]
+    assert len(place.addresses_taken()) == 4
+    for name in (*names, "stays"):
+        place.call("DEL", name)
     place.assert_nothing_left()
 
 

@@ -1,7 +1,7 @@
 """The chain, with plugins that run in this process; programs are in tests/kernel/kubelet."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ class Plugin:
     def __init__(self, failure: Exception | None = None) -> None:
         self.failure = failure
         self.calls: list[tuple[str, int, bool]] = []
+        self.together: list[str] = []
 
     def add(self, request: Request) -> Result:
         self._note(request)
@@ -33,6 +34,9 @@ class Plugin:
 
     def delete(self, request: Request) -> None:
         self._note(request)
+
+    def delete_links(self, attachments: Sequence[tuple[str, str, str]]) -> None:
+        self.together = [container for _, container, _ in attachments]
 
     def check(self, request: Request) -> None:
         self._note(request)
@@ -105,3 +109,19 @@ def test_a_damaged_cache_stops_check_but_not_delete(spawner: Spawner, here: Netn
         runtime.check(here, NETWORK, ATTACHMENT)
     runtime.delete(here, NETWORK, ATTACHMENT)
     assert not cached.exists()
+
+
+def test_links_of_several_go_together_where_all_plugins_are_ours(spawner: Spawner, here: Netns, tmp_path: Path) -> None:
+    plugin = Plugin()
+    runtime = CniRuntime(spawner, tmp_path, lambda: plugin, cni_path=str(tmp_path))
+    foreign = parse_conflist(
+        {"cniVersion": "1.0.0", "name": "other", "plugins": [{"type": "netsim-cni", "n": 1}, {"type": "alien"}]}
+    )
+    attached = [
+        (network, Attachment(name, "", "", {})) for network, name in ((NETWORK, "a"), (foreign, "b"), (NETWORK, "c"))
+    ]
+    failures = runtime.delete_all(here, attached)
+    assert plugin.together == ["a", "c"]
+    assert [str(failure) for failure in failures if failure] == [str(failures[1])]
+    assert 'failed to find plugin "alien"' in str(failures[1])
+    assert len(plugin.calls) == 4
