@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 from netsim.observe.path import Packet, Path
 from netsim.testing.packets import ICMP, TCP, UDP, IPv6, Packets, Seen, Sniffer
+from tests.packets.cells import PORTS, STRAY_PORT
 
+_ANSWERING = (PORTS["udp"][1], STRAY_PORT)
 _ERRORS, _ERRORS_V6 = (3, 11, 12), (b"\1", b"\2", b"\3", b"\4")  # unreachable, too big, time exceeded, ...
 
 
@@ -34,7 +36,7 @@ class Ends:
         self._sniffers = sniffers
 
     def sighted(self) -> Counter[Crossing]:
-        """Datagrams, errors about anything, and of each handshake the SYN and what answered it, as scapy reads them.
+        """As scapy reads them: datagrams, errors about probes, and of each handshake the SYN and what answered it.
 
         A segment that is sent again, because its answer is lost, is the same one; what answers a SYN of an earlier
         wave is no part of this one.
@@ -98,8 +100,9 @@ def _note_of(one: Seen, begun: set[int]) -> str:
 
 
 def _is_error(one: Seen) -> bool:
-    ip = one.ip
-    if ip is None:
+    """About a probe: one that a client sends about an answer that it did not expect is no part of a path."""
+    ip, quoted = one.ip, one.packet.getlayer("UDP in ICMP")
+    if ip is None or (quoted is not None and quoted.sport in _ANSWERING):
         return False
     if isinstance(ip, IPv6):
         return ip.nh == 58 and bytes(ip.payload)[:1] in _ERRORS_V6
