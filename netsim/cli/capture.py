@@ -82,7 +82,7 @@ def capture(  # noqa: PLR0913 - one for each option
     no place begins the FILTER, in tcpdump's language. Every crossing of an interface is a packet of its own. Without -w
     there is a line for each. Ctrl-C ends it.
     """
-    from netsim.cluster.capturing_client import parse_spots
+    from netsim.cluster.capture_run import parse_spots
     from netsim.kernel.bpf import compile_filter
 
     places, filter = split_words(words)
@@ -131,7 +131,7 @@ def list_places(cluster: "Cluster") -> list[tuple[Where, str | None]]:
 def _make_sink(
     file: str | None, output: str | None, spots: Sequence[tuple[Where, str | None]], filter: str, snaplen: int
 ) -> "Sink":
-    from netsim.cluster.capturing_client import application_name
+    from netsim.cluster.capture_run import application_name
     from netsim.observe.sinks import FileSink, LineSink, render_json, render_line
 
     if file is not None:

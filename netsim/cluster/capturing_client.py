@@ -1,81 +1,17 @@
-"""What a Cluster handle offers about frames: a capture over any number of places, run in the caller's own process.
-
-The cluster process only makes the sockets, one round trip each; reading, ordering and writing cost it nothing.
-"""
+"""What a Cluster handle offers about frames. Every command imports this module, so what captures is imported late."""
 
 import os
-import resource
-import socket
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
-from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 from netsim.cluster.control_client import ControlClient
-from netsim.kernel.bpf import BpfProgram, compile_filter, keep_all
-from netsim.kernel.tap import SNAPLEN_MAX
-from netsim.model.errors import NetsimError, UsageError
-from netsim.model.where import Where, parse_spot
-from netsim.observe.capture import Capture, Station, Totals, close_stations, open_station
-from netsim.observe.crossing import Crossing
-from netsim.observe.sinks import FileSink, ListSink, Sink, TeeSink
 
-CLUSTER_ENDED = "the cluster has ended"
-_SPARE_DESCRIPTORS = 64
-_DESCRIPTORS_EACH = 3
-_SIDE_BY_SIDE = 16
+if TYPE_CHECKING:
+    from netsim.cluster.capture_run import RunningCapture, Spot
+    from netsim.observe.capture import Capture
+    from netsim.observe.sinks import Sink
 
-Spot = tuple[Where, str | None]
-
-
-class RunningCapture:
-    """A capture in the background, as a context manager: it sees from the first line in the block to its last."""
-
-    def __init__(self, start: Callable[[Callable[[], Sink]], Capture], make_file: Callable[[], Sink] | None) -> None:
-        self._start = start
-        self._make_file = make_file
-        self._kept = ListSink()
-        self._capture: Capture | None = None
-        self._thread: threading.Thread | None = None
-        self._failure: BaseException | None = None
-        self.totals: Totals | None = None  # after the block
-
-    @property
-    def frames(self) -> list[Crossing]:
-        """What was seen so far, by time; after the block, all of it."""
-        return list(self._kept.crossings)
-
-    def __enter__(self) -> Self:
-        self._capture = self._start(self._make_sink)
-        self._thread = threading.Thread(target=self._run, name="netsim-capture", daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._capture is not None and self._thread is not None:
-            self._capture.stop()
-            self._thread.join()
-        if kind is not None:
-            return
-        if self._failure is not None:
-            raise self._failure
-        if self.totals is not None and self.totals.failure:
-            raise NetsimError(f"the capture ended early: {self.totals.failure}")
-
-    def _make_sink(self) -> Sink:
-        return self._kept if self._make_file is None else TeeSink([self._make_file(), self._kept])
-
-    def _run(self) -> None:
-        if self._capture is None:
-            return
-        try:
-            self.totals = self._capture.run()
-        except BaseException as error:  # told to whom the block belongs
-            self._failure = error
+SNAPLEN_MAX = 262144  # netsim.kernel.tap's
 
 
 class Capturing:
@@ -92,7 +28,7 @@ class Capturing:
         filter: str = "",
         snaplen: int = SNAPLEN_MAX,
         merge: bool = False,
-    ) -> RunningCapture:
+    ) -> "RunningCapture":
         """Every frame that crosses an interface of these places while a ``with`` block runs.
 
         where:   places, or one interface each: ``pod/web``, ``node/node-1``, ``node/node-1:cni0``, ``fabric``.
@@ -104,12 +40,16 @@ class Capturing:
         Afterwards ``frames`` has the crossings by time. Raises UsageError for a filter or a place that is none,
         NetsimError for a place or an interface that is not there.
         """
+        from netsim.cluster.capture_run import RunningCapture, application_name, parse_spots
+        from netsim.kernel.bpf import compile_filter
+        from netsim.observe.sinks import FileSink
+
         spots = parse_spots([where] if isinstance(where, str) else where)
 
-        def start(make_sink: Callable[[], Sink]) -> Capture:
+        def start(make_sink: "Callable[[], Sink]") -> "Capture":
             return self.start_capture(spots, make_sink, filter=filter, snaplen=snaplen, merge=merge)
 
-        def make_file() -> Sink:
+        def make_file() -> "Sink":
             return FileSink(os.fspath(file or ""), application=application_name(), snaplen=snaplen, filter=filter)
 
         compile_filter(filter)  # told here, not where the block begins
@@ -117,102 +57,29 @@ class Capturing:
 
     def start_capture(
         self,
-        spots: Sequence[Spot],
-        make_sink: Callable[[], Sink],
+        spots: "Sequence[Spot]",
+        make_sink: "Callable[[], Sink]",
         *,
         filter: str = "",
         snaplen: int = SNAPLEN_MAX,
         skip_missing: bool = False,
         note: Callable[[str], None] = lambda _text: None,
         **options: Any,
-    ) -> Capture:
+    ) -> "Capture":
         """Open the taps, from when on frames are seen, then the sink; `Capture.run` is the caller's to call.
 
         ``skip_missing``: a place that is not there (any more) is noted and left out. ``options`` are Capture's.
         """
-        program = compile_filter(filter, snaplen=snaplen) if filter else keep_all(snaplen)
-        _need_descriptors(_DESCRIPTORS_EACH * len(spots))
-        stations: list[Station] = []
-        failures: list[NetsimError] = []
-        ends: dict[int, str] = {}
-        try:
-            for (where, _), found in zip(spots, self._open_all(spots, program), strict=True):
-                if isinstance(found, Station):
-                    stations.append(found)
-                elif skip_missing:
-                    note(f"{where} is left out: {found.message}")
-                else:
-                    failures.append(found)
-            if failures:
-                raise failures[0]
-            ends = self._ends()
-            return Capture(stations, make_sink(), ends=ends, note=note, **options)
-        except BaseException:
-            close_stations(stations)
-            for descriptor in ends:
-                os.close(descriptor)
-            raise
+        from netsim.cluster.capture_run import start_capture
 
-    def _open_all(self, spots: Sequence[Spot], program: BpfProgram) -> list[Station | NetsimError]:
-        """Side by side, for the kernel takes milliseconds for each ring, in which it only waits (for RCU)."""
-
-        def open_one(spot: Spot) -> Station | NetsimError:
-            where, interface = spot
-            source = _Place(self._control, where)
-            try:
-                return open_station(
-                    source, str(where), netns=where.netns, interface=interface, program=program, taps=len(spots)
-                )
-            except NetsimError as error:
-                return error
-
-        with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
-            return list(pool.map(open_one, spots))
-
-    def _ends(self) -> dict[int, str]:
-        """What ends a capture: the end of the cluster, whose namespaces our sockets would hold."""
-        try:
-            return {os.pidfd_open(self.pid): CLUSTER_ENDED}
-        except OSError as error:
-            raise NetsimError(
-                f"the cluster process can't be watched: {error.strerror}", hint="netsim list shows whether it runs"
-            ) from error
-
-
-class _Place:
-    """Opens sockets at a place of the cluster, as a Netns does at its own."""
-
-    def __init__(self, control: ControlClient, where: Where) -> None:
-        self._control = control
-        self._where = str(where)
-        self.name = self._where
-
-    def socket(self, family: int, type: int, proto: int = 0) -> socket.socket:
-        # Close on exec is what passing a descriptor over sees to (netsim.kernel.passing).
-        return self._control.ask_socket("socket", where=self._where, family=int(family), type=int(type), proto=proto)
-
-
-def parse_spots(words: Sequence[str], namespace: str = "default") -> list[Spot]:
-    """Places and interfaces, each once; one that is there as a whole has its interfaces in it. Raises UsageError."""
-    if not words:
-        raise UsageError("a capture needs a place", hint="pod/NAME, node/NAME, host/external or fabric, or several")
-    found = list(dict.fromkeys(parse_spot(word, namespace) for word in words))
-    whole = {where for where, interface in found if interface is None}
-    return [(where, interface) for where, interface in found if interface is None or where not in whole]
-
-
-def application_name() -> str:
-    """What a capture file says about who wrote it."""
-    return f"netsim {version('netsim')}"
-
-
-def _need_descriptors(count: int) -> None:
-    """Let this process have ``count`` more descriptors than usual. Raises NetsimError."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count + _SPARE_DESCRIPTORS
-    if soft != resource.RLIM_INFINITY and wanted > soft:
-        if hard != resource.RLIM_INFINITY and wanted > hard:
-            raise NetsimError(
-                f"so many places need {wanted} open files, and {hard} are allowed", hint=f"ulimit -n {wanted}"
-            )
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return start_capture(
+            self._control,
+            self.pid,
+            spots,
+            make_sink,
+            filter=filter,
+            snaplen=snaplen,
+            skip_missing=skip_missing,
+            note=note,
+            **options,
+        )

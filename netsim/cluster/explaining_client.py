@@ -1,16 +1,16 @@
 """What a Cluster handle offers about rules and predicted paths."""
 
 from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from netsim.cluster.control_client import ControlClient
 from netsim.model.errors import UsageError
 from netsim.model.target import parse_service, parse_target
 from netsim.model.where import parse_where
-from netsim.observe.explain.answer import load_explanation
-from netsim.observe.explain.predict import Explanation
-from netsim.observe.rules.model import ServiceRules
-from netsim.observe.rules.render import load_rules
+
+if TYPE_CHECKING:  # every command imports this module, and few need the model of a kernel
+    from netsim.observe.explain.predict import Explanation
+    from netsim.observe.rules.model import ServiceRules
 
 _FAMILIES: dict[str | None, int | None] = {None: None, "ipv4": 4, "ipv6": 6}
 
@@ -30,12 +30,14 @@ class Explaining:
 
     _control: ControlClient
 
-    def rules(self, service: str, *, node: str | None = None) -> ServiceRules:
+    def rules(self, service: str, *, node: str | None = None) -> "ServiceRules":
         """The rules, map elements and virtual servers that serve one Service, on a node or on all of them.
 
         service: ``svc/[NAMESPACE/]NAME``. Read from the kernel, which knows nothing of Services: found by the Service's
         addresses and ports. Raises ApiError if there is no such Service, NetsimError if no such node.
         """
+        from netsim.observe.rules.render import load_rules
+
         target = parse_service(service)
         return load_rules(self._control.ask("rules", service=str(target), node=node))
 
@@ -47,7 +49,7 @@ class Explaining:
         protocol: Literal["tcp", "udp", "icmp"] | None = None,
         ip_family: Literal["ipv4", "ipv6"] | None = None,
         size_bytes: int = 0,
-    ) -> Explanation:
+    ) -> "Explanation":
         """Predict a packet's way there and back, and what becomes of it, without sending it.
 
         From the kernel's state, read now: links, addresses, routes, neighbours, rules, listening sockets. Where chance
@@ -56,8 +58,10 @@ class Explaining:
         """
         return self.explain_all([Asked(from_, to, protocol, ip_family, size_bytes)])[0]
 
-    def explain_all(self, asked: Iterable[Asked]) -> list[Explanation]:
+    def explain_all(self, asked: Iterable[Asked]) -> "list[Explanation]":
         """As `explain`, of many packets: the kernel's state is read once for all of them."""
+        from netsim.observe.explain.answer import load_explanation
+
         return [
             load_explanation(item) for item in self._control.ask("explain", requests=_requests(asked))["explanations"]
         ]

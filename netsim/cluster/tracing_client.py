@@ -1,14 +1,15 @@
 """What a Cluster handle offers about ways of packets: `trace`, which sends a probe and tells its whole way."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from netsim.cluster.control_client import ControlClient
 from netsim.model.errors import UsageError
 from netsim.model.target import parse_target
 from netsim.model.where import parse_where
-from netsim.observe.path import Path
-from netsim.observe.pathjson import parse_path
+
+if TYPE_CHECKING:  # every command imports this module
+    from netsim.observe.path import Path
 
 DEFAULT_TIMEOUT_S = 0.7  # before the kernel would send a SYN again
 
@@ -27,7 +28,7 @@ class Tracing:
         ip_family: Literal["ipv4", "ipv6"] | None = None,
         size_bytes: int = 0,
         timeout_s: float = DEFAULT_TIMEOUT_S,
-    ) -> Path:
+    ) -> "Path":
         """Send one real probe and return its way there and back, and what became of it.
 
         from_:      a place: ``pod/[NAMESPACE/]NAME``, ``node/NAME``, ``host/external``.
@@ -41,6 +42,8 @@ class Tracing:
         That the probe was lost is no error: ``path.verdict`` says so, where and by what. Raises UsageError for a place
         or target that is none, ApiError or NetsimError for one that is not there, has no network or no such address.
         """
+        from netsim.observe.pathjson import parse_path
+
         parse_where(from_)
         parse_target(to)
         family = {None: None, "ipv4": 4, "ipv6": 6}.get(ip_family, 0)
@@ -66,7 +69,7 @@ class Tracing:
         ip_family: Literal["ipv4", "ipv6"] | None = None,
         size_bytes: int = 0,
         timeout_s: float = DEFAULT_TIMEOUT_S,
-    ) -> Iterator[Path]:
+    ) -> "Iterator[Path]":
         """``count`` probes, one after the other, each when it is asked for; see `trace`."""
         for _ in range(count):
             yield self.trace(
