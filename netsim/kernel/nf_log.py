@@ -14,6 +14,7 @@ import socket
 import struct
 from dataclasses import dataclass
 
+from netsim.kernel.netlink_port import bind_alone
 from netsim.kernel.netns import Netns
 from netsim.kernel.rtnl_wire import (
     HEADER,
@@ -63,7 +64,7 @@ class LogMessage:
 
 
 def has_legacy_rules(ns: Netns) -> bool:
-    """Whether legacy iptables, IPv4's or IPv6's, has any table there."""
+    """Whether legacy iptables, IPv4's or IPv6's, has any table there. Raises KernelError."""
     with ns.entered():
         return any(_read(path).strip() for path in _TABLE_LISTS)
 
@@ -72,8 +73,10 @@ def _read(path: str) -> str:
     try:
         with open(path, encoding="ascii") as file:
             return file.read()
-    except OSError:  # no ip_tables in this kernel, or not root
+    except (FileNotFoundError, PermissionError):  # no ip_tables in this kernel, or not root
         return ""
+    except OSError as error:
+        raise KernelError(f"{path}: {error.strerror}", errno=error.errno or 0) from error
 
 
 class TraceLog:
@@ -91,7 +94,7 @@ class TraceLog:
         except OSError as error:
             raise KernelError(f"packet log: {error.strerror}", errno=error.errno or 0, where=ns.name) from error
         try:
-            self._socket.bind((0, 0))
+            bind_alone(self._socket)
             self._socket.setblocking(False)
             with contextlib.suppress(PermissionError):
                 self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)

@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from netsim.kernel import nft_wire as wire
+from netsim.kernel.netlink_port import bind_alone
 from netsim.kernel.packet_match import Pattern, compare, encode_pattern, expression, load_payload
 from netsim.kernel.rtnl_socket import SocketSource
 from netsim.kernel.rtnl_wire import (
@@ -229,7 +230,7 @@ class RuleTrace:
         except OSError as error:
             raise FeatureMissing("nft", f"netlink socket: {error.strerror}", where=ns.name) from None
         try:
-            self._socket.bind((0, 1 << (_TRACE_GROUP - 1)))
+            bind_alone(self._socket, 1 << (_TRACE_GROUP - 1))
             self._socket.setblocking(False)
             with contextlib.suppress(PermissionError):  # the default holds some hundred messages
                 self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
