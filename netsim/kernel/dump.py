@@ -7,7 +7,7 @@ the rest is still shown, since a dump is asked for when something is wrong alrea
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from netsim.kernel.conntrack import Conntrack
 from netsim.kernel.netns import Netns, run_in
@@ -31,6 +31,7 @@ _COMMANDS = (
     ("ip6tables", ("ip6tables-nft-save", "-c")),
     ("ipsets", ("ipset", "save")),
 )
+_SAVED = (("iptables", "ip"), ("ip6tables", "ip6"))  # of these, the parts that list tables of nf_tables
 
 
 async def dump_namespace(ns: Netns, spawner: Spawner) -> str:
@@ -38,8 +39,11 @@ async def dump_namespace(ns: Netns, spawner: Spawner) -> str:
     of netsim's.
     """
     commands = [_run(ns, spawner, title, argv) for title, argv in _COMMANDS]
-    own = [_own("nftables", ns, _list_ruleset), _own("connection tracking", ns, _list_flows)]
-    parts = await asyncio.gather(*commands, *own)
+    parts = await asyncio.gather(*commands, _own("connection tracking", ns, _list_flows))
+    shown = {
+        (family, line[1:]) for title, family in _SAVED for line in dict(parts)[title].splitlines() if line[:1] == "*"
+    }
+    parts.insert(len(_COMMANDS), await _own("nftables", ns, lambda ns: _list_tables(ns, shown)))
     return "\n".join(f"--- {title}\n{text}" for title, text in parts if text) + "\n"
 
 
@@ -61,9 +65,14 @@ async def _own(title: str, ns: Netns, read: Callable[[Netns], str]) -> tuple[str
         return title, f"not shown: {error.message}"
 
 
-def _list_ruleset(ns: Netns) -> str:
+def _list_tables(ns: Netns, shown: Collection[tuple[str, str]]) -> str:
+    """Without those of iptables-nft, which are shown already: nft can't show extensions of theirs, and libnftables
+    says so on the process' standard error for each.
+    """
     with Nft(ns) as nft:
-        return nft.run("list ruleset").rstrip()
+        tables = [tuple(line.split()[1:3]) for line in nft.run("list tables").splitlines()]
+        texts = [nft.run(f"list table {family} {name}") for family, name in tables if (family, name) not in shown]
+    return "".join(texts).rstrip()
 
 
 def _list_flows(ns: Netns) -> str:

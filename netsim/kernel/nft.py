@@ -18,7 +18,6 @@ _STATELESS = 1 << 2
 _HANDLES = 1 << 3
 _JSON = 1 << 4
 _TERSE = 1 << 11
-_TERSE = 1 << 11
 # Parts of the library are one for the whole process (its cache of interface names, for one), so contexts of several
 # namespaces must take turns. The kernel would serialise their commits anyway.
 _turn = threading.Lock()

@@ -227,3 +227,18 @@ def test_a_dump_shows_all_that_decides(tracked: Conntrack, ns: Netns, spawner: S
     for words in ("--- links\n1: lo:", "local 127.0.0.0/8", "dnat to 127.0.0.1:80", "tcp      6 ", "[UNREPLIED]"):
         assert words in text
     assert "--- ipsets" not in text  # what is empty is left out
+
+
+@pytest.mark.needs("nft", "iptables-nft")
+def test_a_dump_shows_tables_of_iptables_once_and_in_its_words(
+    ns: Netns, spawner: Spawner, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Iptables(ns, spawner, backend="nft").restore(b"*nat\n-A POSTROUTING -o lo -j MASQUERADE\nCOMMIT\n")
+    with Nft(ns) as nft:
+        nft.run("table ip own { chain mine { counter; }; }")
+    capfd.readouterr()
+    text = asyncio.run(dump_namespace(ns, spawner))
+    assert text.count("-A POSTROUTING -o lo -j MASQUERADE") == 1
+    assert "chain mine" in text
+    assert "chain POSTROUTING" not in text
+    assert capfd.readouterr().err == ""  # of libnftables, about extensions that it can't show
