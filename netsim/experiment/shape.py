@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 from itertools import groupby
 
-from netsim.observe.path import Hop, Packet, Path
-from netsim.observe.pathtext import choose_telling, join
+from netsim.observe.path import Hop, Packet, Path, join_end
+from netsim.observe.pathtext import choose_telling
 
 Rename = Callable[[str], str]  # text -> text with names for what differs by allocation only
 Row = tuple[str | None, ...]  # one line of each column, None where a column has none
@@ -75,8 +75,8 @@ def _end(packet: Packet, side: str, path: Path) -> str:
         address, port = packet.source, packet.source_port
     else:
         address, port = packet.destination, packet.destination_port
-    name = path.names.get(join(address, port)) or path.names.get(address)
-    return join(address, 0 if port in _ports_by_chance(path) else port) + (f" ({name})" if name else "")
+    name = path.names.get(join_end(address, port)) or path.names.get(address)
+    return join_end(address, 0 if port in _ports_by_chance(path) else port) + (f" ({name})" if name else "")
 
 
 def _ports_by_chance(path: Path) -> set[int]:

@@ -18,6 +18,7 @@ from netsim.observe.path import FABRIC, Hop, Leg, Packet, Path
 from netsim.observe.rulehits import find_new_destination, read_hits
 from netsim.observe.tuples import find_entry
 from netsim.observe.verdict import Case, judge
+from netsim.observe.virtual_hits import find_virtual_hit
 
 
 def assemble(evidence: Evidence, reader: Reader, names: Mapping[str, str]) -> Path:
@@ -111,7 +112,7 @@ class _Writer:
             follows = points[number + 1].packet if number + 1 < len(points) else self._final(one, point.packet)
             leaves = point.stage is None and point.seen is not None and not point.seen.incoming
             now = point.packet
-            hop = _write_point(one, point, self._evidence)
+            hop = self._with_virtual(one, _write_point(one, point, self._evidence), now, follows)
             if hop is not None:
                 yield hop
                 now = hop.packet
@@ -127,6 +128,13 @@ class _Writer:
             next_leaves = number + 1 < len(points) and _leaves(points[number + 1])
             if tracked and not leaves and (next_leaves or number + 1 == len(points)):
                 yield from self._write_conntrack(one, points[0].packet, now)
+
+    def _with_virtual(self, one: Pass, hop: Hop | None, now: Packet, follows: Packet) -> Hop | None:
+        """The hook's hop, with the virtual server of IPVS that rewrites next: it has a hook of its own, unseen."""
+        if hop is None or hop.kind != "hook" or one.leg == "back":
+            return hop
+        hit = find_virtual_hit(self._evidence.ipvs.get(one.place, ()), now, follows)
+        return hop if hit is None else replace(hop, rules=(*hop.rules, hit))
 
     def _ends_at_output(self, points: Sequence[_Point]) -> bool:
         """Whether a rule at output let the packet go no further."""

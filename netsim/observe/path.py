@@ -112,3 +112,10 @@ class Path:
     )  # address, or "address:port" of a Service -> "svc/default/web", ...
     notes: tuple[str, ...] = ()  # what could not be seen, and why: "drop reasons: tracefs is not readable"
     elapsed_ms: float | None = None
+
+
+def join_end(address: str, port: int) -> str:
+    """``address:port``, of IPv6 with brackets (RFC 3986); without a port the address alone."""
+    if not port:
+        return address
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

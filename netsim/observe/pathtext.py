@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 
-from netsim.observe.path import Hop, Packet, Path, RuleHit, Verdict
+from netsim.observe.path import Hop, Packet, Path, RuleHit, Verdict, join_end
 from netsim.observe.spread import Spread
 
 _STYLES = {"good": "32;1", "bad": "31;1", "place": "36;1", "rewrite": "33", "faint": "2", "bold": "1"}
@@ -72,7 +72,7 @@ def render_verdict(verdict: Verdict, *, colour: bool = False) -> str:
 
 def _head(path: Path, paint: Painter) -> str:
     question = path.question
-    target = join(question.address, question.port)
+    target = join_end(question.address, question.port)
     named = f" ({target})" if question.target != target else ""
     return f"{paint('bold', question.source)} to {paint('bold', question.target)}{named}, {question.protocol}"
 
@@ -149,7 +149,10 @@ def choose_telling(rules: Sequence[RuleHit]) -> list[RuleHit]:
 
 
 def _rule(rule: RuleHit, paint: Painter) -> str:
-    table = paint("faint", f"{rule.family} {rule.table} {rule.chain}:")
+    where = (
+        f"{rule.family} {rule.table} {rule.chain}" if rule.table else rule.backend
+    )  # a virtual server is in no table
+    table = paint("faint", f"{where}:")
     text = f"{table} {rule.text.removeprefix(f'-A {rule.chain} ')}"
     if rule.element:
         text += f"  {paint('faint', '{')} {rule.element} {paint('faint', '}')}"
@@ -204,13 +207,6 @@ def ends(packet: Packet, names: Mapping[str, str]) -> str:
 
 def end(address: str, port: int, names: Mapping[str, str]) -> str:
     """``10.96.1.1:80 (svc/default/web:http)``."""
-    text = join(address, port)
+    text = join_end(address, port)
     name = names.get(text) or names.get(address, "")
     return f"{text} ({name})" if name else text
-
-
-def join(address: str, port: int) -> str:
-    """``address:port``, of IPv6 with brackets; without a port the address alone."""
-    if not port:
-        return address
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from netsim.model.errors import KernelError
 from netsim.observe import blame
 from netsim.observe.case import Case
-from netsim.observe.path import Hop, Outcome, Packet, RuleHit, Verdict
+from netsim.observe.path import Hop, Outcome, RuleHit, Verdict, join_end
 
 __all__ = ["Case", "Judgement", "judge"]
 
@@ -99,7 +99,7 @@ def _judge_failure(case: Case) -> Verdict:
 
 
 def _by_rule(outcome: Outcome, place: str, rule: RuleHit) -> Verdict:
-    where = f"{rule.family} {rule.table} {rule.chain}"
+    where = f"{rule.family} {rule.table} {rule.chain}".rstrip()
     tool = "iptables-save" if rule.backend.startswith("iptables") else "nft list ruleset"
     return Verdict(outcome, place, f"{where}: {rule.text}", blame.look_at(place, tool))
 
@@ -123,16 +123,3 @@ def _find_seen_source(case: Case, answered: str) -> str:
     if packet.protocol in ("icmp", "icmpv6"):
         return packet.source
     return join_end(packet.source, packet.source_port)
-
-
-def join_end(address: str, port: int) -> str:
-    """``address:port``, of IPv6 with brackets (RFC 3986)."""
-    if not port:
-        return address
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
-def describe_ends(packet: Packet) -> str:
-    """``source > destination``."""
-    source = join_end(packet.source, packet.source_port)
-    return f"{source} > {join_end(packet.destination, packet.destination_port)}"

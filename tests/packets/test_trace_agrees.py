@@ -14,8 +14,8 @@ import pytest
 
 from netsim.cluster.explaining_client import Asked
 from netsim.cluster.handle import Cluster
-from netsim.observe.path import Path
-from netsim.observe.pathtext import join, render_text
+from netsim.observe.path import Path, join_end
+from netsim.observe.pathtext import render_text
 from netsim.testing.packets import Packets
 from tests.packets.both_ends import told, watch_ends
 from tests.packets.cells import PODS, SOURCES, Cell, every_cell
@@ -87,7 +87,7 @@ def trace(cluster: Cluster, one: Asked) -> Path:
 def ask(ground: Ground, cell: Cell) -> Asked:
     entry, port = ground.entry(cell)
     source = where_of(ground, SOURCES[cell.source])
-    return Asked(source, join(entry.address, port), "udp" if cell.protocol == "udp" else "tcp")
+    return Asked(source, join_end(entry.address, port), "udp" if cell.protocol == "udp" else "tcp")
 
 
 def where_of(ground: Ground, name: str) -> str:

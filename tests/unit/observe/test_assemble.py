@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from netsim.kernel.ipvs_connections import Connection
 from netsim.observe.assemble import assemble
-from netsim.observe.path import Path
+from netsim.observe.path import Path, RuleHit
 from netsim.observe.pathtext import render_text
 from tests.unit.observe.recording import FOLDER, Lenient, load, replay
 
@@ -46,6 +47,23 @@ def test_what_comes_back_to_the_node_that_asked_is_translated_back_whole() -> No
     first, last = path.hops[0].packet, path.hops[-1].packet
     assert (last.source, last.source_port) == (first.destination, first.destination_port)
     assert (last.destination, last.destination_port) == (first.source, first.source_port)
+
+
+def test_a_virtual_server_that_rewrites_is_a_rule_that_was_met() -> None:
+    evidence, answers, names = load("nodeport-vxlan")
+    rewrite = next(hop for hop in replay("nodeport-vxlan").hops if hop.rewrite == "dnat")
+    before, after = rewrite.before, rewrite.packet
+    assert before is not None
+    ends = [(before.source, before.source_port), (before.destination, before.destination_port)]
+    ends += [(after.destination, after.destination_port)]
+    line = str(Connection("TCP", *ends, "SYN_RECV", 59))
+    other = str(Connection("TCP", ("10.0.0.9", 1), *ends[1:], "SYN_RECV", 59))
+    path = assemble(replace(evidence, ipvs={"node/node-1": (other, line)}), Lenient(answers), names)
+    hits = [(hop.hook, hit) for hop in path.hops for hit in hop.rules if hit.backend == "ipvs"]
+    target = f"{before.destination}:{before.destination_port}"
+    expected = RuleHit("ip", "", "", f"-t {target}", "dnat", "ipvs", element=f"{ends[2][0]}:{ends[2][1]}")
+    assert hits == [("prerouting", expected)]
+    assert f"ipvs: -t {target}  {{ {ends[2][0]}:{ends[2][1]} }}" in render_text(path)
 
 
 def test_without_rule_events_the_rewrites_still_show() -> None:
