@@ -71,6 +71,19 @@ def resolve(
     return resolve_place(target, addresses, pod, protocol=protocol, family=family)
 
 
+def note_port(runtime: "Runtime", destination: Destination) -> list[str]:
+    """A note where a Service has the address that is asked, and not the port: then no rule is about it."""
+    for service in runtime.informers.of(SERVICE).items():
+        if destination.address not in service["spec"].get("clusterIPs", ()) or destination.protocol == "icmp":
+            continue
+        ports = [(port["port"], port.get("protocol", "TCP").lower()) for port in service["spec"].get("ports", ())]
+        if (destination.port, destination.protocol) not in ports:
+            has = ", ".join(f"{port}/{protocol}" for port, protocol in ports)
+            name = f"svc/{namespace_of(service)}/{name_of(service)}"
+            return [f"{name} has no port {destination.port}/{destination.protocol}, but {has}"]
+    return []
+
+
 def _find_pod(runtime: "Runtime", where: Where) -> Object | None:
     if where.kind != "pod":
         return None

@@ -3,7 +3,7 @@
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from netsim.cluster.observing import find_place, map_places, name_all, resolve
+from netsim.cluster.observing import find_place, map_places, name_all, note_port, resolve
 from netsim.kernel.netns import Netns
 from netsim.model.errors import NetsimError, UsageError
 from netsim.model.target import PROTOCOLS, Destination, Protocol, parse_target
@@ -46,7 +46,7 @@ def _trace(runtime: "Runtime", places: "Places", request: dict[str, Any]) -> dic
     spawner = runtime.spawner
     evidence = collect(question, chosen, source, timeout_s=timeout_s, spawner=spawner)
     path = assemble(evidence, KernelReader(chosen), name_all(runtime, chosen))
-    return render_path(_with_notes(path, notes))
+    return render_path(_with_notes(path, [*note_port(runtime, destination), *notes]))
 
 
 def check_limits(timeout_s: float, size: int = 0) -> None:

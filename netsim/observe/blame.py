@@ -18,6 +18,7 @@ _NO_WAY = ("unreachable", "prohibit", "blackhole", "throw")
 _VIA = re.compile(r"\bvia (?:inet6? )?(\S+)")
 _DEV = re.compile(r"\bdev (\S+)")
 _MAC = re.compile(r"\blink/ether (\S+)")
+_MASTER = re.compile(r"\bmaster (\S+)")
 _MTU = re.compile(r"\bmtu (\d+)")
 _REVERSE_PATH = "reverse path"
 # What a lookup that meets a route of these types fails with (fib_props, net/ipv4/fib_semantics.c); EXDEV: rp_filter.
@@ -140,12 +141,39 @@ def _blame_arrival(case: Case) -> Verdict:
     if case.reader.setting(place, name) == "0":
         return Verdict("dropped", place, f"{name} is 0: it does not forward", look_at(place, f"sysctl -w {name}=1"))
     return (
-        _blame_reverse_path(case, place, came_by)
+        _blame_fabric(case, place, came_by)
+        or _blame_reverse_path(case, place, came_by)
+        or _blame_dead_link(case, place, came_by)
         or blame_route(case, place, case.end.packet)
         or _blame_conntrack(case, place)
         or dropped
         or Verdict("no reply", place, f"it came by {came_by} and did not go on; nothing says why")
     )
+
+
+def _blame_fabric(case: Case, place: str, came_by: str) -> Verdict | None:
+    """Between nodes the fabric is a bridge, and routes nothing: a frame for another link address needs a port."""
+    master, mac = _MASTER.search(case.reader.link(place, came_by)), _last_mac(case)
+    if place != FABRIC or master is None or not mac:
+        return None
+    own = _MAC.search(case.reader.link(place, master[1]))
+    if own is None or own[1] == mac:
+        return None
+    cause = f"no port of {master[1]} that is up leads to {mac}"
+    return _blame_drop(case, place) or Verdict("dropped", place, cause, look_at(place, "bridge link"))
+
+
+def _blame_dead_link(case: Case, place: str, came_by: str) -> Verdict | None:
+    """Its way leads by an interface whose other end is down. Its queue drops all."""
+    if _drop_name(case) != "QDISC_DROP":
+        return None
+    header = header_of(case.end.packet)
+    device = _DEV.search(ask_route(case, place, header.source, header.destination, came_by))
+    link = case.reader.link(place, device[1]) if device else ""
+    if device is None or ("NO-CARRIER" not in link and "state DOWN" not in link):
+        return None
+    cause = f"{device[1]} has no carrier: what it leads to is down"
+    return Verdict("dropped", place, cause, look_at(place, "ip link"))
 
 
 def _blame_hairpin(case: Case, place: str, came_by: str) -> Verdict | None:

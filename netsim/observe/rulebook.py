@@ -6,6 +6,7 @@ Only the chains that came up are listed: a node with 10,000 Services has as many
 """
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -24,6 +25,7 @@ _TOOLS = {
     ("iptables-legacy", "ip"): "iptables-legacy",
     ("iptables-legacy", "ip6"): "ip6tables-legacy",
 }
+_CHAIN_HEAD = re.compile(r'^(?:comment "[^"]*" )?type [^;]*; policy \w+; ')
 _MARK = "# netsim-trace chain"
 
 Chain = tuple[str, str, str]  # family, table, chain
@@ -102,10 +104,10 @@ def parse_nft_chain(text: str) -> dict[int, str]:
 
 
 def _after_chain_head(text: str) -> str:
-    """Without "type filter hook output priority filter; policy accept;", which stands before a first rule."""
-    if text.startswith("type ") and "; policy " in text:
-        return text.split("; policy ", 1)[1].partition("; ")[2]
-    return text
+    """Without "type filter hook output priority filter; policy accept;", which stands before a first rule, and before
+    which the chain's own comment stands.
+    """
+    return _CHAIN_HEAD.sub("", text)
 
 
 def _list_iptables(post: Post, tool: str, chains: Sequence[Chain], spawner: Spawner) -> list[list[str]]:

@@ -12,7 +12,7 @@ from netsim.observe.path import Packet, Path
 from netsim.testing.packets import ICMP, TCP, UDP, IPv6, Packets, Seen, Sniffer
 from tests.packets.cells import PORTS, STRAY_PORT
 
-_ANSWERING = (PORTS["udp"][1], STRAY_PORT)
+_ANSWERING = (PORTS["tcp"][1], PORTS["udp"][1], STRAY_PORT)
 _ERRORS, _ERRORS_V6 = (3, 11, 12), (b"\1", b"\2", b"\3", b"\4")  # unreachable, too big, time exceeded, ...
 
 
@@ -101,7 +101,7 @@ def _note_of(one: Seen, begun: set[int]) -> str:
 
 def _is_error(one: Seen) -> bool:
     """About a probe: one that a client sends about an answer that it did not expect is no part of a path."""
-    ip, quoted = one.ip, one.packet.getlayer("UDP in ICMP")
+    ip, quoted = one.ip, one.packet.getlayer("UDP in ICMP") or one.packet.getlayer("TCP in ICMP")
     if ip is None or (quoted is not None and quoted.sport in _ANSWERING):
         return False
     if isinstance(ip, IPv6):

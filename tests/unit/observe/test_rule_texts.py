@@ -47,3 +47,15 @@ def test_a_chain_without_rules_or_hook() -> None:
 )
 def test_values_of_sets(number: int, value: bytes, text: str) -> None:
     assert render_value(number, value) == text
+
+
+def test_a_chain_with_a_comment_has_it_before_its_head() -> None:
+    text = """table netdev t {
+\tchain c { # handle 1
+\t\tcomment "in at node/node-2"
+\t\ttype filter hook egress device "node-2" priority filter; policy accept;
+\t\tcounter drop # handle 2
+\t}
+}
+"""
+    assert parse_nft_chain(text) == {2: "counter drop"}
