@@ -66,7 +66,7 @@ def attach(place: Place) -> Result:
         bridge.ensure_gateways(place.node, link, gateways, force=conf.force_address)
         mac = bridge.mac_for(conf, choices)
         host_mac = _make_veth(place, link.ifindex, mac)
-        inside_mac, routes = _set_up_container(place, pod, choices)
+        inside_mac, routes = _set_up_container(place, pod, link, choices)
         if conf.static_neighbours and conf.is_gateway:
             _introduce(place, pod, choices, link, inside_mac)
     cidrs = [c.cidr for c in choices]
@@ -105,7 +105,7 @@ def _make_veth(place: Place, bridge_index: int, mac: str) -> str:
     return host_mac
 
 
-def _set_up_container(place: Place, pod: Rtnl, choices: list[Choice]) -> tuple[str, tuple[Route, ...]]:
+def _set_up_container(place: Place, pod: Rtnl, link: Link, choices: list[Choice]) -> tuple[str, tuple[Route, ...]]:
     """(MAC, routes) of the container's end, which is up and passes packets. Raises CniError, KernelError."""
     conf, ifname = place.conf, place.attachment.ifname
     inside = pod.link(ifname)
@@ -121,6 +121,8 @@ def _set_up_container(place: Place, pod: Rtnl, choices: list[Choice]) -> tuple[s
     if not conf.disable_container_interface:
         bridge.wait_until_running(pod, inside.ifindex)
         bridge.wait_until_running(place.node, place.attachment.veth)
+        # With its first port a bridge gets its carrier after that port; until then it drops what is sent to pods.
+        bridge.wait_until_running(place.node, link.ifindex)
     return inside.mac, routes
 
 

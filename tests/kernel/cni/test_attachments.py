@@ -94,6 +94,14 @@ def test_containers_reach_each_other_and_the_node_at_once(place: Place) -> None:
     assert ask(place.node, ("10.1.2.2", 80), c1, ("10.1.2.2", 80)) == "10.1.2.1"
 
 
+def test_the_bridge_passes_packets_too_whenever_its_first_port_comes(place: Place) -> None:
+    """It gets its carrier after its first port has one, and drops what it is to send until then."""
+    for _ in range(20):
+        place.call("ADD")
+        assert link(place.node, "cni0").running
+        place.call("DEL")
+
+
 def test_both_families_with_routes(place: Place) -> None:
     result = place.call("ADD", config=place.config(ipam=BOTH_FAMILIES))
     assert [ip["address"] for ip in result["ips"]] == ["10.1.2.2/24", "fd00:1::2/64"]
