@@ -300,10 +300,11 @@ def _blame_drop(case: Case, place: str) -> Verdict | None:
     drop = case.drop_after_end()
     if drop is None:
         return None
-    cause = describe_reason(drop.reason, drop.function)
+    cause, look = describe_reason(drop.reason, drop.function), ""
     if name_reason(drop.reason) == "NETFILTER_DROP":
-        cause += ", and no traced rule says so"
-    return Verdict("dropped", place, cause)
+        cause += ", and no traced rule says so: see families netdev and bridge"  # where a trace may have been reset
+        look = look_at(place, "nft list ruleset")
+    return Verdict("dropped", place, cause, look)
 
 
 def _drop_name(case: Case) -> str:
