@@ -122,7 +122,7 @@ def _set_up_container(place: Place, pod: Rtnl, link: Link, choices: list[Choice]
         bridge.wait_until_running(pod, inside.ifindex)
         bridge.wait_until_running(place.node, place.attachment.veth)
         # With its first port a bridge gets its carrier after that port; until then it drops what is sent to pods.
-        bridge.wait_until_running(place.node, link.ifindex)
+        bridge.wait_until_running(place.node, link.ifindex, also_unknown=True)
     return inside.mac, routes
 
 

@@ -30,7 +30,7 @@ from netsim.kernel.rtnl import (
 )
 from netsim.kernel.rtnl_read import Link
 from netsim.kernel.rtnl_socket import BatchError
-from netsim.kernel.rtnl_wire import Message, parse_cidr, render_mac
+from netsim.kernel.rtnl_wire import IF_OPER_UNKNOWN, Message, parse_cidr, render_mac
 from netsim.model.errors import KernelError
 
 BRIDGE_MAX_PORTS = 1023  # BR_MAX_PORTS - 1, net/bridge/br_private.h: ports are numbered in 10 bits, from 1
@@ -228,15 +228,16 @@ def enable_ipv6(netns: Netns, ifname: str) -> None:
     write_sysctls(netns, {f"net/ipv6/conf/{ifname}/disable_ipv6": 0})
 
 
-def wait_until_running(rtnl: Rtnl, link: str | int) -> None:
+def wait_until_running(rtnl: Rtnl, link: str | int, *, also_unknown: bool = False) -> None:
     """Returns when the link passes packets: the kernel gives a new link its carrier a moment later, by a worker.
 
-    Without this the first packets of a pod are lost. CniError after ten seconds.
+    Without this the first packets of a pod are lost. ``also_unknown``: for a bridge, whose state stays unknown where it
+    was up only after it had its first port; it passes packets then. CniError after ten seconds.
     """
     deadline = time.monotonic() + _SETTLE_S
     while True:
         found = rtnl.link(link)
-        if found is not None and found.running:
+        if found is not None and (found.running or (also_unknown and found.up and found.operstate == IF_OPER_UNKNOWN)):
             return
         if time.monotonic() > deadline:
             state = f"operational state {found.operstate}" if found else "gone"
