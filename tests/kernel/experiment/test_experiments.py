@@ -72,9 +72,7 @@ def test_client_address(program: Netsim, tmp_path: Path) -> None:
 
 
 def test_service_scale_has_figures_and_plots(program: Netsim, tmp_path: Path) -> None:
-    report, text = run(
-        program, tmp_path, "service-scale", "--only", "services=10,100", "--only", "proxyMode=nftables"
-    )
+    report, text = run(program, tmp_path, "service-scale", "--only", "services=10,100", "--only", "proxyMode=nftables")
     assert [one["status"] for one in report["combinations"]] == ["passed", "passed"], text
     for one in report["combinations"]:
         facts = {step["kind"]: step["facts"] for step in one["steps"]}
