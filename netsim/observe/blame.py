@@ -10,7 +10,7 @@ import re
 
 from netsim.model.errors import KernelError
 from netsim.observe.case import Case
-from netsim.observe.path import FABRIC, Hop, Packet, Verdict
+from netsim.observe.path import FABRIC, Hop, Packet, Verdict, look_at
 from netsim.observe.reasons import describe_reason, name_reason
 
 _DEAD_NEIGHBOURS = ("FAILED", "INCOMPLETE")
@@ -85,11 +85,6 @@ def ask_route(case: Case, place: str, source: str, destination: str, interface_i
             word = _REFUSALS[error.errno]
             return word if word == _REVERSE_PATH else f"{word} {destination}"
         raise
-
-
-def look_at(place: str, command: str) -> str:
-    """How to look for oneself. The fabric is no WHERE, but what a shell in the sandbox is in."""
-    return f"echo '{command}' | netsim shell" if place == FABRIC else f"netsim exec {place} -- {command}"
 
 
 def header_of(packet: Packet) -> Packet:

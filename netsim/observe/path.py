@@ -119,3 +119,8 @@ def join_end(address: str, port: int) -> str:
     if not port:
         return address
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def look_at(place: str, command: str) -> str:
+    """How to look for oneself. The fabric is no WHERE, but what a shell in the sandbox is in."""
+    return f"echo '{command}' | netsim shell" if place == FABRIC else f"netsim exec {place} -- {command}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from netsim.model.errors import KernelError
 from netsim.observe import blame
 from netsim.observe.case import Case
-from netsim.observe.path import Hop, Outcome, RuleHit, Verdict, join_end
+from netsim.observe.path import Hop, Outcome, RuleHit, Verdict, join_end, look_at
 
 __all__ = ["Case", "Judgement", "judge"]
 
@@ -54,7 +54,7 @@ def _judge_refusal(case: Case) -> Verdict:
         return _by_rule("rejected", place, rule)
     packet = case.packet_at_end("there")
     port = f"{join_end(packet.destination, packet.destination_port)}/{packet.protocol}"
-    return Verdict("refused", place, f"nobody listens on {port}", blame.look_at(place, "ss -lntu"))
+    return Verdict("refused", place, f"nobody listens on {port}", look_at(place, "ss -lntu"))
 
 
 def _judge_unreachable(case: Case) -> Verdict:
@@ -101,7 +101,7 @@ def _judge_failure(case: Case) -> Verdict:
 def _by_rule(outcome: Outcome, place: str, rule: RuleHit) -> Verdict:
     where = f"{rule.family} {rule.table} {rule.chain}".rstrip()
     tool = "iptables-save" if rule.backend.startswith("iptables") else "nft list ruleset"
-    return Verdict(outcome, place, f"{where}: {rule.text}", blame.look_at(place, tool))
+    return Verdict(outcome, place, f"{where}: {rule.text}", look_at(place, tool))
 
 
 def _make_loss(case: Case, verdict: Verdict) -> Hop:

@@ -14,10 +14,10 @@ from netsim.observe.explain.neighbours import resolve
 from netsim.observe.explain.packet import CLIENT_PORT, Travel, answer_to, error_about
 from netsim.observe.explain.routing import Decision, check_source, choose_source, is_local, look_up
 from netsim.observe.explain.state import Link, Place, World
-from netsim.observe.path import Hop, Leg, Outcome
+from netsim.observe.path import Hop, Leg, Outcome, look_at
 
 _MAX_STEPS = 2000  # crossings of interfaces, both ways: what goes round and is not routed ends here
-_NEXT_ROUTE = "netsim exec {place} -- ip route"
+_NEXT_ROUTE = "ip route"
 _VXLAN_BYTES = {4: 50, 6: 70}
 
 
@@ -75,19 +75,21 @@ class Journey:
         hint: str = "",
         reply: Travel | None = None,
     ) -> NoReturn:
-        """The way ends here."""
+        """The way ends here. ``hint``: the command to look with, there."""
         self.hops.append(Hop(place.name, self.leg, "loss", packet.shown(), reason=cause))
-        raise Lost(outcome, place.name, cause, hint=hint.format(place=place.name), reply=reply)
+        raise Lost(outcome, place.name, cause, hint=look_at(place.name, hint) if hint else "", reply=reply)
 
     def lose_frame(self, place: Place, packet: Travel, cause: str) -> NoReturn:
         """Nobody takes the frame: to blame is who gave it that address, the last that is not just a bridge's port."""
         senders = [hop.place for hop in self.hops if hop.kind == "interface" and hop.direction == "out"]
         self.hops.append(Hop(place.name, self.leg, "loss", packet.shown(), reason=cause))
         blamed = senders[-1] if senders else place.name
-        raise Lost("dropped", blamed, cause, hint=f"netsim exec {blamed} -- ip neigh")
+        raise Lost("dropped", blamed, cause, hint=look_at(blamed, "ip neigh"))
 
     def cross(self, place: Place, link: Link, direction: str, packet: Travel) -> None:
         """A frame on an interface."""
+        for words in place.notes:
+            self.chances.note(f"{place.name}: {words}")
         self._steps += 1
         if self._steps > _MAX_STEPS:
             self.lose("dropped", place, packet, f"it goes round in a circle: {_MAX_STEPS} interfaces crossed")
@@ -231,7 +233,7 @@ class Journey:
         if not mac:
             words = "host unreachable" if packet.family == 4 else "address unreachable"
             error = None if packet.is_error else error_about(packet, "", words)
-            self.lose("no route", place, packet, why, hint="netsim exec {place} -- ip neigh", reply=error)
+            self.lose("no route", place, packet, why, hint="ip neigh", reply=error)
         return replace(packet, source_mac=link.mac, destination_mac=mac)
 
     def transmit(self, place: Place, link: Link, packet: Travel, stay: Stay) -> Arrival:
@@ -302,7 +304,7 @@ class Journey:
             cause = (
                 f"{packet.destination} is not its own, and it forwards nothing (net.ipv{packet.family} forwarding is 0)"
             )
-            self.lose("dropped", place, packet, cause, hint="netsim exec {place} -- sysctl net.ipv4.ip_forward")
+            self.lose("dropped", place, packet, cause, hint="sysctl net.ipv4.ip_forward")
         if decision.kind not in ("unicast",):
             words = {"prohibit": "communication prohibited"}.get(decision.kind, "net unreachable")
             if not packet.is_error:
@@ -331,7 +333,7 @@ class Journey:
             return self.receive(place, tunnel, inner)
         if packet.payload is not None:
             cause = f"no VXLAN device takes network {packet.vni} at UDP port {packet.destination_port}"
-            self.lose("dropped", place, packet, cause, hint="netsim exec {place} -- ip -d link show type vxlan")
+            self.lose("dropped", place, packet, cause, hint="ip -d link show type vxlan")
         return Arrival(place, packet, link)
 
     # --- VXLAN ---
@@ -383,4 +385,4 @@ def _source_for(place: Place, decision: Decision, destination: str) -> str:
 
 
 def _hint_up(link: Link) -> str:
-    return "netsim exec {place} -- ip link show " + link.name
+    return "ip link show " + link.name

@@ -10,7 +10,7 @@ from netsim.observe.explain.journey import Arrival, Journey, Lost
 from netsim.observe.explain.packet import CLIENT_PORT, Travel, shown_port
 from netsim.observe.explain.sockets import answer
 from netsim.observe.explain.state import World
-from netsim.observe.path import Hop, Outcome, Path, Question, Verdict
+from netsim.observe.path import Hop, Outcome, Path, Question, Verdict, look_at
 
 MOST_WAYS = 64  # a Service of a thousand endpoints has a thousand ways that differ in an address only
 _WHOLE = 0.999  # probabilities that sum up to less: ways are left out
@@ -126,7 +126,7 @@ def _bring_back(
     """What the client hears of an answer, or of its target's refusal."""
     outcome = "delivered" if is_answer else "refused"
     cause = "" if is_answer else f"nobody listens on {arrival.packet.protocol} port {arrival.packet.destination_port}"
-    hint = "" if is_answer else f"netsim exec {arrival.place.name} -- ss -lntu"
+    hint = "" if is_answer else look_at(arrival.place.name, "ss -lntu")
     try:
         back = journey.send(arrival.place, reply, Stay())
     except Lost as lost:

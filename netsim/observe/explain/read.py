@@ -49,6 +49,7 @@ _NUD = {
 _NTF_PROXY, _NTF_SELF = 8, 2
 _NDA_VLAN, _NDA_MASTER = 5, 9
 _IFA_F_SECONDARY, _IFA_F_DADFAILED, _IFA_F_TENTATIVE, _IFA_F_OPTIMISTIC = 1, 8, 0x40, 4
+_UNMODELLED = ("bridge", "netdev", "arp")  # families of nft
 _SYSCTLS = (
     "ipv4.ip_forward",
     "ipv6.conf.all.forwarding",
@@ -132,6 +133,8 @@ def read_place(name: str, ns: Netns, spawner: Spawner) -> tuple[state.Place, Map
     found.flows_max = found.sysctl("netfilter.nf_conntrack_max")
     found.rules = read_rules(ns, spawner)
     notes += found.rules.notes
+    unmodelled = [f"{family} {name}" for family, name in found.rules.nft if family in _UNMODELLED]
+    notes += [f"the rules of nft table {table} are not modelled" for table in unmodelled]
     try:
         found.listeners = [state.Listener(*one) for one in read_listeners(ns)]
     except NetsimError as error:

@@ -37,6 +37,21 @@ def test_nothing_is_sent(deployed: Netsim) -> None:
     assert count() == before
 
 
+def test_rules_of_a_kind_that_is_not_modelled_are_noted(deployed: Netsim) -> None:
+    """The drops of a partition are rules of the fabric's bridge."""
+    deployed("fault", "partition", "node/node-1", "node/node-2")
+    try:
+        found = deployed.json("explain", "node/node-1", "node/node-2", "--protocol", "icmp")
+    finally:
+        deployed("fault", "undo", "--all")
+    assert any("fabric: the rules of nft table bridge netsim-fault-" in note for note in found["notes"]), found["notes"]
+
+
+def test_what_is_to_be_done_next_can_be_done_in_the_fabric_too(deployed: Netsim) -> None:
+    said = deployed("explain", "pod/client", "192.0.2.9:80", status=1).stdout
+    assert "next: echo 'ip route' | netsim shell" in said
+
+
 @pytest.mark.parametrize(
     ("target", "words"),
     [("node/node-2:9", "refused by node/node-2: nobody listens on tcp port 9"), ("192.0.2.9:80", "no route at fabric")],
