@@ -1,6 +1,7 @@
 """The steps with figures: loads, first packets, updates of rules. They act through the Cluster handle."""
 
 import json
+import os
 import statistics
 import sys
 import time
@@ -53,7 +54,8 @@ def run_program(
     """Connections from a place, by a process that lives there. Raises NetsimError when it can't run."""
     plan = {"targets": targets, "count": count, "parallel": parallel, "mode": mode, "timeout_s": timeout_s}
     source = files("netsim.experiment").joinpath("load_program.py").read_text(encoding="utf-8")
-    argv = [sys.executable, "-I", "-S", "-c", source, json.dumps(plan)]
+    # Not a virtual environment's link to it: that may be below /tmp, and a pod has a /tmp of its own.
+    argv = [os.path.realpath(sys.executable), "-I", "-S", "-c", source, json.dumps(plan)]
     limit_s = 30 + count * timeout_s / parallel
     done = cluster.exec(place, argv, timeout_s=limit_s, check=True)
     answer: dict[str, Any] = json.loads(done.stdout)
