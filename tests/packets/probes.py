@@ -95,6 +95,8 @@ class Prober:
         sock = ns.socket(_AF[family], kind, number)
         self._servers.append(sock)
         sock.setblocking(False)
+        if kind == socket.SOCK_STREAM:  # connections of a test before may be in TIME-WAIT at the same address
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == 6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((address or ("::" if family == 6 else "0.0.0.0"), port))
