@@ -2,10 +2,12 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,10 @@ class Netsim:
         return {**kept, **marks, "NETSIM_STATE_DIR": str(self.state_dir)}
 
     def start(self, *argv: str, **options: Any) -> "subprocess.Popen[str]":
-        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        return subprocess.Popen([*PROGRAM, *argv], env=self.environment, **{**pipes, **options})
+        """It heeds interrupts, which a job of a script, as tests may be, has inherited ignored."""
+        usual = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        usual["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        return subprocess.Popen([*PROGRAM, *argv], env=self.environment, **{**usual, **options})
 
     def __call__(self, *argv: str, status: int = 0, input: str = "") -> "subprocess.CompletedProcess[str]":
         """Run one command line, which must end with ``status``."""

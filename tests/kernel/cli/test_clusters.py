@@ -108,11 +108,8 @@ def test_a_dead_cluster_is_told_and_cleared(alone: Netsim) -> None:
 
 
 def test_in_the_foreground_it_ends_with_an_interrupt(alone: Netsim) -> None:
-    def heed_interrupts() -> None:  # which a job of a script, as tests may be, has inherited ignored
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
     command = ("up", "front", "--nodes", "1", "--foreground", "-o", "json")
-    with alone.start(*command, preexec_fn=heed_interrupts) as process:
+    with alone.start(*command) as process:
         assert process.stdout is not None
         text = ""
         while not text.endswith("\n}\n"):

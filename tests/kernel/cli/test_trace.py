@@ -19,11 +19,6 @@ SCHEMA = json.loads(files("netsim.observe").joinpath("path.schema.json").read_te
 SILENT = "10.96.77.77:80"  # no Service's; the fabric's router knows no way, and so says
 
 
-def interrupts() -> None:
-    """SIGINT as a login shell has it; a job of a script, as tests may be, has inherited it ignored."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
 def small_files() -> None:
     """No file may be larger than 1,000 bytes, as on a disk that is full."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
@@ -151,7 +146,7 @@ def test_a_full_standard_output_is_told(deployed: Netsim) -> None:
 
 
 def test_an_interrupt_shows_what_there_is(deployed: Netsim) -> None:
-    with deployed.start("trace", "pod/client", "svc/web", "--count", "10000", preexec_fn=interrupts) as process:
+    with deployed.start("trace", "pod/client", "svc/web", "--count", "10000") as process:
         time_out = time.monotonic() + TIMEOUT_S
         before = probes_seen(deployed)
         while probes_seen(deployed) < before + 2 and time.monotonic() < time_out:

@@ -254,7 +254,7 @@ def test_partition(world: World) -> None:
 def test_partition_from_the_external_host(world: World) -> None:
     def reached(node: str) -> bool:
         address = node_ip(world.cluster, node)
-        return world.cluster.exec("host/external", ["ping", "-c1", "-W1", address]).returncode == 0
+        return world.cluster.exec("host/external", ["ping", "-c3", "-i0.2", "-W1", address]).returncode == 0
 
     with world.cluster.fault("partition", "host/external", "node/node-1"):
         assert not reached("node-1")

@@ -163,7 +163,7 @@ class ProgramNode(RealNode):
     """A node whose proxy is the program, which may be killed and started again; the API may be away."""
 
     def __init__(self, spawner: Spawner, mode: Mode, folder: Path) -> None:
-        super().__init__(spawner, replace(mode.config, service_cidrs=()))  # the program has no flag for them
+        super().__init__(spawner, mode.config)  # its service network is that of the API's ServiceCIDR
         self.mode, self.folder = mode, folder
         self.process: Process | None = None
         self._log: BinaryIO = (folder / "log").open("wb")
