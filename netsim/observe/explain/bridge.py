@@ -64,7 +64,7 @@ def _send_to_port(
     journey: "Journey", place: Place, bridge: Link, came_by: Link | None, packet: Travel, stay: Stay, *, filtered: bool
 ) -> "Arrival":
     """To the port that has the MAC address, or else to all: then only the one that is meant takes it."""
-    port = _find_port(journey, place, bridge, came_by, packet)
+    port = _find_port(journey, place, bridge, packet)
     if came_by is not None:
         if port.index == came_by.index and not port.hairpin:
             cause = f"{bridge.name}: it would leave by the port it came by, and {port.name} has no hairpin mode"
@@ -84,16 +84,16 @@ def _send_to_port(
     return journey.transmit(place, port, packet, stay)
 
 
-def _find_port(journey: "Journey", place: Place, bridge: Link, came_by: Link | None, packet: Travel) -> Link:
+def _find_port(journey: "Journey", place: Place, bridge: Link, packet: Travel) -> Link:
     mac = packet.destination_mac
     for entry in place.forwarding:
         if entry.master == bridge.index and entry.mac == mac and not entry.own:
             port = place.by_index.get(entry.index)
             if port is not None:
                 return port
+    # Not yet learned: the one behind which it is. The port that it came by is one too, for a bridge learns before it
+    # decides where to (br_handle_frame_finish).
     for port in ports_of(place, bridge):
-        if came_by is not None and port.index == came_by.index and not port.hairpin:
-            continue
         peer = journey.world.peer(place.name, port.index)
         if peer is None:
             continue

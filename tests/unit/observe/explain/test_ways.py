@@ -91,6 +91,9 @@ BROKEN: dict[str, tuple[MemoryWorld, str, int, str, Outcome, str, str]] = {
         "192.0.2.1", 80, CLIENT, "dropped", NODE, "forwards nothing",
     ),
     "no hairpin": (_without_hairpin(make_world()), "10.96.0.1", 80, SERVER, "dropped", NODE, "hairpin"),
+    "no hairpin, nothing learned": (
+        change(_without_hairpin(make_world()), NODE, forwarding=[]), "10.96.0.1", 80, SERVER, "dropped", NODE, "hairpin"
+    ),
     "a port that is down": (_down(make_world()), "10.96.0.1", 80, CLIENT, "dropped", NODE, "veth3 is down"),
     "a stale neighbour": (_stale(make_world()), "10.244.0.1", 80, CLIENT, "dropped", CLIENT, "0a:00:00:00:00:99"),
     "a policy that drops": (make_world(make_rules(DROPS)), "10.96.0.1", 80, CLIENT, "dropped", NODE, "policy DROP"),
