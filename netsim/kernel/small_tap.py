@@ -6,21 +6,18 @@ in the namespace. Sources: packet(7); net/core/dev.c (net_timestamp_check, net_t
 """
 
 import contextlib
-import ctypes
 import errno
-import fcntl
-import os
 import socket
 import struct
 from typing import Self
 
 from netsim.kernel.bpf import BpfProgram, keep_all
+from netsim.kernel.packets import SOL_PACKET, bind_to, find_interface, name_interface, take_losses
 from netsim.kernel.rtnl_socket import SocketSource
 from netsim.kernel.tap import Frame
 from netsim.model.errors import KernelError
 
-_ETH_P_ALL = 0x0003
-_SOL_PACKET, _PACKET_STATISTICS, _PACKET_AUXDATA = 263, 6, 8
+_PACKET_AUXDATA = 8
 _SO_RCVBUFFORCE, _SO_TIMESTAMPNS = 33, 35
 _BUFFER_BYTES = 2 << 20
 _OUTGOING = 4
@@ -28,9 +25,6 @@ _FRAME_BYTES = 65536
 _ANCILLARY_BYTES = 128
 _TIME = struct.Struct("=qq")
 _AUXILIARY = struct.Struct("=II")  # struct tpacket_auxdata: status, length on the wire
-_SIOCGIFNAME, _SIOCGIFINDEX = 0x8910, 0x8933
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class SmallTap:
@@ -55,9 +49,9 @@ class SmallTap:
             with contextlib.suppress(PermissionError):
                 self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
-            self._socket.setsockopt(_SOL_PACKET, _PACKET_AUXDATA, 1)
+            self._socket.setsockopt(SOL_PACKET, _PACKET_AUXDATA, 1)
             filter.attach(self._socket)
-            _bind_to_all(self._socket)
+            bind_to(self._socket, 0)
         except OSError as error:
             self.close()
             raise KernelError(f"packet socket: {error.strerror}", errno=error.errno or 0, where=ns.name) from error
@@ -87,17 +81,16 @@ class SmallTap:
                 if (level, kind) == (socket.SOL_SOCKET, _SO_TIMESTAMPNS):
                     seconds, nanoseconds = _TIME.unpack_from(value)
                     time_ns = seconds * 1_000_000_000 + nanoseconds
-                elif (level, kind) == (_SOL_PACKET, _PACKET_AUXDATA):
+                elif (level, kind) == (SOL_PACKET, _PACKET_AUXDATA):
                     length = _AUXILIARY.unpack_from(value)[1]
             frames.append(Frame(self._index_of(address[0]), address[2] == _OUTGOING, time_ns, data, length))
 
     def dropped(self) -> int:
         """How many frames were lost so far because the buffer was full. Raises KernelError."""
         try:
-            found = self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8)
+            self._dropped += take_losses(self._socket)
         except OSError as error:
             raise KernelError(f"packet socket: {error.strerror}", errno=error.errno or 0, where=self._where) from None
-        self._dropped += int(struct.unpack("=II", found)[1])  # reading sets the kernel's counter back to 0
         return self._dropped
 
     def stop(self) -> None:
@@ -106,11 +99,7 @@ class SmallTap:
 
     def name_of(self, ifindex: int) -> str:
         """The name of an interface now; "" if it is gone."""
-        try:
-            answer = fcntl.ioctl(self._socket, _SIOCGIFNAME, struct.pack("=16si20x", b"", ifindex))
-        except OSError:
-            return ""
-        return answer[:16].split(b"\0", 1)[0].decode(errors="replace")
+        return name_interface(self._socket, ifindex)
 
     def close(self) -> None:
         """May be repeated. Takes an RCU grace period."""
@@ -120,10 +109,9 @@ class SmallTap:
         """0 for an interface that is gone."""
         if name not in self._indexes:
             try:
-                answer = fcntl.ioctl(self._socket, _SIOCGIFINDEX, struct.pack("=16s24x", name.encode()))
+                self._indexes[name] = find_interface(self._socket, name)
             except OSError:
                 return 0
-            self._indexes[name] = struct.unpack_from("=i", answer, 16)[0]
         return self._indexes[name]
 
     def __enter__(self) -> Self:
@@ -131,11 +119,3 @@ class SmallTap:
 
     def __exit__(self, *_exc: object) -> None:
         self.close()
-
-
-def _bind_to_all(sock: socket.socket) -> None:
-    """By ctypes: socket.bind takes the name of one interface, and has no word for all of them."""
-    address = struct.pack("=HHiHBB8s", socket.AF_PACKET, socket.htons(_ETH_P_ALL), 0, 0, 0, 0, b"")
-    if _libc.bind(sock.fileno(), address, len(address)) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))

@@ -19,6 +19,7 @@ import struct
 from typing import NamedTuple, Self
 
 from netsim.kernel.bpf import BpfProgram, keep_all
+from netsim.kernel.packets import SOL_PACKET, bind_to, find_interface, name_interface, take_losses
 from netsim.kernel.rtnl_socket import SocketSource
 from netsim.model.errors import KernelError
 
@@ -29,14 +30,12 @@ BLOCK_BYTES = (
 )  # a block holds whole frames only, and with segmentation offload one has up to 64 KiB and headers
 MIN_BLOCKS = 4
 
-_ETH_P_ALL = 0x0003
-_SOL_PACKET = 263
-_PACKET_RX_RING, _PACKET_STATISTICS, _PACKET_VERSION = 5, 6, 10
+_PACKET_RX_RING, _PACKET_VERSION = 5, 10
 _TPACKET_V3 = 2
 _TP_STATUS_USER, _TP_STATUS_VLAN_VALID, _TP_STATUS_VLAN_TPID_VALID = 0x1, 0x10, 0x40
 _ETH_P_8021Q = 0x8100
 _ETHER_ADDRESSES_BYTES = 12
-_SIOCGIFNAME, _SIOCGIFHWADDR, _SIOCGIFINDEX = 0x8910, 0x8927, 0x8933
+_SIOCGIFHWADDR = 0x8927
 _ARPHRD_ETHER, _ARPHRD_LOOPBACK = 1, 772
 _FRAME_BYTES = 2048  # of no effect in version 3, but checked
 
@@ -47,7 +46,6 @@ _STATUS_OFFSET = 8
 # struct tpacket3_hdr, then struct sockaddr_ll: next_offset, sec, nsec, snaplen, len, status, mac, vlan_tci, vlan_tpid,
 # ifindex, pkttype
 _HEADER = struct.Struct("=6IH6xIH14xi2xB")
-_ADDRESS = struct.Struct("=HHiHBB8s")  # struct sockaddr_ll
 _PACKET_OUTGOING = 4
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -127,10 +125,9 @@ class Tap:
     def dropped(self) -> int:
         """How many frames were lost so far because the buffer was full. Raises KernelError."""
         try:
-            found = self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 12)
+            self._dropped += take_losses(self._socket)
         except OSError as error:
             raise self._error("statistics of the packet socket", error) from error
-        self._dropped += int(struct.unpack("=III", found)[1])  # reading sets the kernel's counter back to 0
         return self._dropped
 
     def stop(self) -> None:
@@ -139,19 +136,14 @@ class Tap:
 
     def name_of(self, ifindex: int) -> str:
         """The name of an interface now; "" if it is gone."""
-        try:
-            answer = fcntl.ioctl(self._socket, _SIOCGIFNAME, struct.pack("=16si20x", b"", ifindex))
-        except OSError:
-            return ""
-        return answer[:16].split(b"\0", 1)[0].decode(errors="replace")
+        return name_interface(self._socket, ifindex)
 
     def index_of(self, interface: str) -> int:
         """The index of an interface. Raises KernelError."""
         try:
-            answer = fcntl.ioctl(self._socket, _SIOCGIFINDEX, struct.pack("=16s24x", interface.encode()[:15]))
+            return find_interface(self._socket, interface)
         except OSError as error:
             raise self._error(f"interface {interface}", error) from error
-        return int(struct.unpack_from("=i", answer, 16)[0])
 
     def is_ethernet(self, interface: str) -> bool:
         """Whether its frames have an Ethernet header, as those of lo; a tunnel's (WireGuard, tun) begin with IP."""
@@ -181,7 +173,7 @@ class Tap:
             "=7I", BLOCK_BYTES, self._blocks, _FRAME_BYTES, size // _FRAME_BYTES, max(1, latency_ms), 0, 0
         )
         try:
-            self._socket.setsockopt(_SOL_PACKET, _PACKET_VERSION, _TPACKET_V3)
+            self._socket.setsockopt(SOL_PACKET, _PACKET_VERSION, _TPACKET_V3)
             self._set_option(_PACKET_RX_RING, request)
             self._ring = mmap.mmap(self._socket.fileno(), size)
         except OSError as error:
@@ -189,16 +181,15 @@ class Tap:
 
     def _set_option(self, option: int, value: bytes) -> None:
         """By ctypes: the kernel waits for an RCU grace period, and socket.setsockopt would let no other thread run."""
-        if _libc.setsockopt(self._socket.fileno(), _SOL_PACKET, option, value, len(value)) != 0:
+        if _libc.setsockopt(self._socket.fileno(), SOL_PACKET, option, value, len(value)) != 0:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
 
     def _bind(self, ifindex: int) -> None:
-        """By ctypes: socket.bind takes the name of one interface, and has no word for all of them."""
-        address = _ADDRESS.pack(socket.AF_PACKET, socket.htons(_ETH_P_ALL), ifindex, 0, 0, 0, b"")
-        if _libc.bind(self._socket.fileno(), address, len(address)) != 0:
-            number = ctypes.get_errno()
-            raise self._error("packet socket", OSError(number, os.strerror(number)))
+        try:
+            bind_to(self._socket, ifindex)
+        except OSError as error:
+            raise self._error("packet socket", error) from error
 
     def _error(self, what: str, error: OSError) -> KernelError:
         return KernelError(f"{what}: {error.strerror or error}", errno=error.errno or 0, where=self.name)
