@@ -13,13 +13,12 @@ from netsim.client.api import Api
 from netsim.client.informerset import InformerSet
 from netsim.model.clock import Clock
 from netsim.model.errors import ApiError
-from netsim.model.kinds import Kind
+from netsim.model.kinds import SERVICE_CIDR
 from netsim.model.objects import Object
 from proxy.addresses import parse_cidr
 
 log = logging.getLogger(__name__)
 
-SERVICE_CIDR = Kind("networking.k8s.io", "v1", "ServiceCIDR", "servicecidrs", False)  # netsim's own API has it not
 RETRY_S = 1.0
 _NOT_TO_BE_HAD = (403, 404)
 

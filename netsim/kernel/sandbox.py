@@ -127,8 +127,3 @@ def _set_hostname(hostname: str) -> None:
     if _libc.sethostname(name, len(name)) != 0:
         number = ctypes.get_errno()
         raise KernelError(f"sethostname {hostname}: {os.strerror(number)}", errno=number)
-
-
-def die_with_parent(signal_number: int) -> None:
-    """Have the kernel send this process a signal when its parent ends (PR_SET_PDEATHSIG, prctl(2))."""
-    _libc.prctl(1, signal_number, 0, 0, 0)

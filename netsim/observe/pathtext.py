@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 
-from netsim.observe.path import Hop, Packet, Path, RuleHit, Verdict, join_end
+from netsim.observe.path import Hop, Packet, Path, RuleHit, join_end
 from netsim.observe.spread import Spread
 
 _STYLES = {"good": "32;1", "bad": "31;1", "place": "36;1", "rewrite": "33", "faint": "2", "bold": "1"}
@@ -59,15 +59,6 @@ def render_spread_text(spread: Spread, *, colour: bool = False, everything: bool
     for place, number in spread.answered_by.items():
         parts.append(f"  {place:<{width}}  {number:>4}  {100 * number / spread.count:.0f} %")
     return "\n".join(parts)
-
-
-def render_verdict(verdict: Verdict, *, colour: bool = False) -> str:
-    """``dropped at node/node-1: ip filter FORWARD: ...``."""
-    paint = Painter(colour)
-    text = paint(_OUTCOME_STYLES.get(verdict.outcome, "bad"), verdict.outcome)
-    if verdict.place:
-        text += f" {'by' if verdict.outcome in ('delivered', 'refused', 'rejected') else 'at'} {verdict.place}"
-    return f"{text}: {verdict.cause}" if verdict.cause else text
 
 
 def _head(path: Path, paint: Painter) -> str:

@@ -7,7 +7,7 @@ Only the chains that came up are listed: a node with 10,000 Services has as many
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from netsim.kernel.nft import Nft
@@ -120,8 +120,3 @@ def _list_iptables(post: Post, tool: str, chains: Sequence[Chain], spawner: Spaw
     if done.returncode and not any(parts):
         raise NetsimError(f"{tool}: {done.stderr.decode(errors='replace').strip()}", where=post.place)
     return [[line for line in part.splitlines() if line.startswith("-A ")] for part in parts]
-
-
-def texts_of(rules: Mapping[RuleKey, str], place: str) -> list[str]:
-    """The texts of one place, in no order; for tests and messages."""
-    return [text for key, text in rules.items() if key[0] == place]

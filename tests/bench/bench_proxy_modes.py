@@ -191,7 +191,12 @@ def describe_machine() -> dict[str, Any]:
         done = subprocess.run((name, "--version"), capture_output=True, text=True, check=True)
         versions[name] = done.stdout.strip()
     cores = len(os.sched_getaffinity(0))
-    return {"kernel": platform.release(), "cores": cores, "python": platform.python_version(), **versions}
+    return {
+        "kernel": platform.release().partition("-")[0],
+        "cores": cores,
+        "python": platform.python_version(),
+        **versions,
+    }
 
 
 def main() -> None:
