@@ -1,12 +1,10 @@
 """One run of the matrix: deploy it once into a cluster of two nodes, ask every cell, compare with the oracle."""
 
 import itertools
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 from netsim.client.api import check_response
@@ -53,6 +51,7 @@ from tests.packets.extra_cells import (
     make_ingress,
     port_of,
 )
+from tests.packets.fabric import lift_icmp_limits, open_fabric, run_ip
 from tests.packets.oracle import (
     CLIENT,
     OUTSIDE,
@@ -198,9 +197,9 @@ def deploy(cluster: Cluster, namespace: str, protocols: Sequence[str], families:
             cluster.patch("Node", node, {"metadata": {"labels": {LABEL_ZONE: zone}}})
         _apply_services(ground)
         for ns in netns.values():
-            _lift_icmp_limits(ns)
+            lift_icmp_limits(ns)
         with open_fabric(cluster) as fabric:
-            _lift_icmp_limits(fabric)
+            lift_icmp_limits(fabric)
             _route_services(fabric, ground)
         _serve_strays(ground)
         for pod in ("web-1", "web-2"):
@@ -318,11 +317,6 @@ def _write_status(cluster: Cluster, namespace: str, name: str, status: Mapping[s
     check_response(cluster.request("PUT", f"/api/v1/namespaces/{namespace}/services/{name}/status", body=service))
 
 
-def open_fabric(cluster: Cluster) -> Netns:
-    """The fabric, with the router between nodes and the external host: the cluster process' own namespace."""
-    return Netns.open(f"/proc/{cluster.pid}/ns/net", "fabric")
-
-
 def _route_services(fabric: Netns, ground: Ground) -> None:
     """The router sends service addresses to one node, as a load balancer or a BGP speaker would have it do."""
     for family in ground.families:
@@ -332,7 +326,7 @@ def _route_services(fabric: Netns, ground: Ground) -> None:
                 lines.append(f"route replace {address}/{length} via {ground.addresses[GATEWAY, family]}")
         for address, _ in _addresses_outside(ground, family):
             lines.append(f"route replace {address}/{length} via {ground.addresses['outside', family]}")
-        _run_ip(fabric, family, lines)
+        run_ip(fabric, family, lines)
 
 
 def _serve_strays(ground: Ground) -> None:
@@ -340,7 +334,7 @@ def _serve_strays(ground: Ground) -> None:
     outside = ground.netns["outside"]
     for family in ground.families:
         for address, ports in _addresses_outside(ground, family):
-            _run_ip(outside, family, [f"address replace {address} dev lo" + " nodad" * (family == 6)])
+            run_ip(outside, family, [f"address replace {address} dev lo" + " nodad" * (family == 6)])
             for protocol in ground.protocols:
                 ground.prober.serve("outside", outside, protocol, ports[protocol], family, address)
 
@@ -355,26 +349,12 @@ def _addresses_outside(ground: Ground, family: int) -> Iterator[tuple[str, Mappi
                 yield item["ip"], {name: PORTS[name][0] for name in ground.protocols}
 
 
-def _run_ip(ns: Netns, family: int, lines: Sequence[str]) -> None:
-    with ns.entered():
-        subprocess.run(["ip", f"-{family}", "-batch", "-"], input="\n".join(lines), text=True, check=True)
-
-
 def _service_addresses(service: Mapping[str, Any], family: int) -> Iterator[str]:
     spec, status = service["spec"], service["status"]
     balanced = [item["ip"] for item in status["loadBalancer"].get("ingress", [])]
     for address in (*spec["clusterIPs"], *spec.get("externalIPs", []), *balanced):
         if (":" in address) == (family == 6):
             yield address
-
-
-def _lift_icmp_limits(ns: Netns) -> None:
-    """No limit on how many refusals a host may send: the kernel's is six at once and then one a second to each host."""
-    with ns.entered():
-        Path("/proc/sys/net/ipv4/icmp_ratemask").write_text("0")
-        ipv6 = Path("/proc/sys/net/ipv6/icmp/ratemask")
-        if ipv6.exists():
-            ipv6.write_text("0")  # a type that there is not; the kernel takes no empty list
 
 
 def run_matrix(

@@ -127,7 +127,7 @@ def record(cluster_name: str, source: str, target: str, name: str) -> None:
     from netsim.observe.collect import collect
     from netsim.observe.names import name_addresses
     from netsim.observe.reader import KernelReader
-    from tests.packets.matrix import open_fabric
+    from tests.packets.fabric import open_fabric
     from tests.packets.probes import open_netns
 
     with closing(attach(cluster_name)) as cluster:
