@@ -144,6 +144,24 @@ def namespace_option(function: Function) -> Function:
     )
 
 
+def question_options(function: Function) -> Function:
+    """FROM, TO and what else is asked of a packet's way, in ``trace`` and ``explain``."""
+    for option in (
+        click.option("--size", type=int, default=0, metavar="BYTES", help="Of what a udp or icmp packet carries."),
+        click.option(
+            "--ip-family", type=click.Choice(("ipv4", "ipv6")), help="Which address of TO; default: its first."
+        ),
+        click.option(
+            "--protocol", type=click.Choice(("tcp", "udp", "icmp")), help="Default: that of the port, else tcp."
+        ),
+        namespace_option,
+        click.argument("target", metavar="TO[:PORT]", shell_complete=complete_places),
+        click.argument("source", metavar="FROM", shell_complete=complete_places),
+    ):
+        function = option(function)
+    return function
+
+
 pass_state = click.pass_obj
 
 # --- completion of arguments; silent where no cluster answers, for a shell asks at every key ---

@@ -2,7 +2,7 @@
 
 import click
 
-from netsim.cli.base import NetsimCommand, State, complete_places, namespace_option, output_option, pass_state
+from netsim.cli.base import NetsimCommand, State, output_option, pass_state, question_options
 from netsim.cli.output import print_json
 from netsim.cli.trace import NOT_DELIVERED, has_colour
 
@@ -16,12 +16,7 @@ from netsim.cli.trace import NOT_DELIVERED, has_colour
   netsim explain node/node-1 10.244.1.2 --protocol icmp -o json
 """,
 )
-@click.argument("source", metavar="FROM", shell_complete=complete_places)
-@click.argument("target", metavar="TO[:PORT]", shell_complete=complete_places)
-@namespace_option
-@click.option("--protocol", type=click.Choice(("tcp", "udp", "icmp")), help="Default: that of the port, else tcp.")
-@click.option("--ip-family", type=click.Choice(("ipv4", "ipv6")), help="Which address of TO; default: its first.")
-@click.option("--size", type=int, default=0, metavar="BYTES", help="Of what a udp or icmp packet carries.")
+@question_options
 @click.option("--all-ways", is_flag=True, help="Show every way that chance may take, not only the likeliest.")
 @click.option("-a", "--all", "everything", is_flag=True, help="As text also rules that led nowhere, and policies.")
 @output_option("text", "json")

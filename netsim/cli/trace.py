@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from netsim.cli.base import NetsimCommand, State, complete_places, namespace_option, output_option, pass_state
+from netsim.cli.base import NetsimCommand, State, output_option, pass_state, question_options
 from netsim.cli.output import progress
 from netsim.model.errors import NetsimError, UsageError
 
@@ -30,12 +30,7 @@ _MAX_COUNT = 100_000
   netsim trace pod/client svc/web -o html -w way.html
 """,
 )
-@click.argument("source", metavar="FROM", shell_complete=complete_places)
-@click.argument("target", metavar="TO[:PORT]", shell_complete=complete_places)
-@namespace_option
-@click.option("--protocol", type=click.Choice(("tcp", "udp", "icmp")), help="Default: that of the port, else tcp.")
-@click.option("--ip-family", type=click.Choice(("ipv4", "ipv6")), help="Which address of TO; default: its first.")
-@click.option("--size", type=int, default=0, metavar="BYTES", help="Of what a udp or icmp probe carries.")
+@question_options
 @click.option("--count", type=int, default=1, metavar="N", help="Send N probes, one after the other.")
 @click.option("--timeout", type=float, default=0.7, show_default=True, metavar="SECONDS", help="How long to wait.")
 @click.option("-w", "--write", "file", metavar="FILE", help="Write to a file and not to standard output.")
