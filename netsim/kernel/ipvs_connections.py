@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from netsim.kernel.netns import Netns
-
-_PATH = "/proc/thread-self/net/ip_vs_conn"
+from netsim.kernel.procnet import read_proc_net
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +29,8 @@ class Connection:
 
 
 def read_connections(ns: Netns) -> list[Connection]:
-    """All there are; none on a kernel without IPVS. Raises KernelError."""
-    with ns.entered():
-        try:
-            with open(_PATH, encoding="ascii") as file:
-                return list(parse_connections(file))
-        except OSError:  # no IPVS in this kernel, or no module loaded
-            return []
+    """All there are; none on a kernel without IPVS, or without its module. Raises KernelError."""
+    return list(parse_connections((read_proc_net(ns, "ip_vs_conn") or "").splitlines()))
 
 
 def parse_connections(lines: Iterable[str]) -> Iterator[Connection]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from netsim.model.errors import KernelError
+from netsim.observe.blame import REFUSALS
 from netsim.observe.evidence import Evidence, Reader
 from netsim.observe.flooding import without_copies
 from netsim.observe.flow import Flow, Seen, tuple_of
@@ -185,7 +186,8 @@ class _Writer:
                 one.place, header.source, header.destination, interface_in=came_by, mark=packet.mark or 0
             )
         except KernelError as error:
-            self.notes.append(f"route in {one.place}: {error.message}")
+            if error.errno not in REFUSALS:  # those are the verdict's business
+                self.notes.append(f"route in {one.place}: {error.message}")
             return
         if route:
             yield Hop(one.place, one.leg, "route", packet, route=route)

@@ -21,8 +21,15 @@ _MAC = re.compile(r"\blink/ether (\S+)")
 _MASTER = re.compile(r"\bmaster (\S+)")
 _MTU = re.compile(r"\bmtu (\d+)")
 _REVERSE_PATH = "reverse path"
-# What a lookup that meets a route of these types fails with (fib_props, net/ipv4/fib_semantics.c); EXDEV: rp_filter.
-_REFUSALS = {errno.EHOSTUNREACH: "unreachable", errno.EACCES: "prohibit", errno.EXDEV: _REVERSE_PATH}
+_MARTIAN = "martian source"
+# What a lookup that meets a route of these types fails with (fib_props, net/ipv4/fib_semantics.c); EXDEV: rp_filter,
+# EINVAL: a source address that is the receiver's own (fib_validate_source, fib_frontend.c).
+REFUSALS = {
+    errno.EHOSTUNREACH: "unreachable",
+    errno.EACCES: "prohibit",
+    errno.EXDEV: _REVERSE_PATH,
+    errno.EINVAL: _MARTIAN,
+}
 _FORWARDING = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
 
 
@@ -81,9 +88,9 @@ def ask_route(case: Case, place: str, source: str, destination: str, interface_i
     except KernelError as error:
         if error.errno == errno.ENETUNREACH:
             return ""
-        if error.errno in _REFUSALS:
-            word = _REFUSALS[error.errno]
-            return word if word == _REVERSE_PATH else f"{word} {destination}"
+        if error.errno in REFUSALS:
+            word = REFUSALS[error.errno]
+            return word if word in (_REVERSE_PATH, _MARTIAN) else f"{word} {destination}"
         raise
 
 
@@ -123,7 +130,7 @@ def _blame_arrival(case: Case) -> Verdict:
     end = case.end
     place, header = end.place, header_of(end.packet)
     came_by = _last_interface(case, place, "in")
-    misled = _blame_link_address(case, place, came_by)
+    misled = _blame_link_address(case, place, came_by) or _blame_martian(case, place, came_by)
     if misled is not None:
         return misled
     if header.destination in case.reader.addresses(place):
@@ -260,6 +267,17 @@ def _blame_link_address(case: Case, place: str, interface: str) -> Verdict | Non
     entry = case.reader.neighbour(sender.place, next_hop, device[1] if device else "")
     cause = f"the frame was for {mac}, which is not the link address of {place} ({own[1]}): neighbour entry {entry!r}"
     return Verdict("dropped", sender.place, cause, look_at(sender.place, f"ip neighbour show {next_hop}"))
+
+
+def _blame_martian(case: Case, place: str, came_by: str) -> Verdict | None:
+    """IPv4 takes nothing in that has an address of the receiver itself as its source (RFC 1812, 5.3.7)."""
+    header = header_of(case.end.packet)
+    if ":" in header.source or header.source not in case.reader.addresses(place):
+        return None
+    if ask_route(case, place, header.source, header.destination, came_by) != _MARTIAN:
+        return None  # it is allowed to: accept_local
+    cause = f"martian source: {header.source} is an address of its own, and the packet came in by {came_by}"
+    return Verdict("dropped", place, cause, look_at(place, "ip -br address"))
 
 
 def _blame_reverse_path(case: Case, place: str, came_by: str) -> Verdict | None:

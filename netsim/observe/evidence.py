@@ -106,3 +106,9 @@ class Reader(Protocol):
     def setting(self, place: str, name: str) -> str:
         """A sysctl of the place's network namespace, "net.ipv4.ip_forward"; "" if there is none."""
         ...
+
+    def idle_server(self, place: str, protocol: str, address: str, port: int) -> str:
+        """The virtual server of IPVS at an address, as ipvsadm writes it, where it has no destination to send to; "" if
+        it has one, and if there is no such server.
+        """
+        ...

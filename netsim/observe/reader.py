@@ -1,12 +1,16 @@
 """The kernel's answers to what comes up while evidence is made sense of (`netsim.observe.evidence.Reader`)."""
 
+import errno
 from collections.abc import Mapping
 
+from netsim.kernel.ipvs import Ipvs
 from netsim.kernel.netns import Netns
+from netsim.kernel.procnet import read_proc_net
 from netsim.kernel.route_get import read_neighbour, read_route
 from netsim.kernel.rtnl import Rtnl
 from netsim.kernel.sysctl import read_sysctl
 from netsim.model.errors import FeatureMissing, KernelError, UsageError
+from netsim.ruleset.ipvs import ServerKey
 
 _IFF_RUNNING = 0x40  # include/uapi/linux/if.h: the link has its other end
 
@@ -63,6 +67,23 @@ class KernelReader:
             return read_sysctl(self._at(place), name)
         except (KernelError, FeatureMissing):
             return ""
+
+    def idle_server(self, place: str, protocol: str, address: str, port: int) -> str:
+        """The virtual server of IPVS at an address ("-t 10.96.1.2:80") where it has no destination to send to; "" if it
+        has one, and if there is no such server. Raises KernelError.
+        """
+        ns = self._at(place)
+        if read_proc_net(ns, "ip_vs") is None:
+            return ""  # asking by netlink would load the module
+        key = ServerKey(protocol, address, port)
+        with Ipvs(ns) as ipvs:
+            try:
+                reals = ipvs.reals(key)
+            except KernelError as error:
+                if error.errno == errno.ESRCH:
+                    return ""
+                raise
+        return "" if any(state.weight > 0 for state in reals.values()) else str(key)
 
     def _at(self, place: str) -> Netns:
         try:

@@ -53,6 +53,9 @@ def _judge_refusal(case: Case) -> Verdict:
     if rule is not None:
         return _by_rule("rejected", place, rule)
     packet = case.packet_at_end("there")
+    server = case.reader.idle_server(place, packet.protocol, packet.destination, packet.destination_port)
+    if server:
+        return Verdict("rejected", place, f"ipvs: {server} has no destination", look_at(place, "ipvsadm -L -n"))
     port = f"{join_end(packet.destination, packet.destination_port)}/{packet.protocol}"
     return Verdict("refused", place, f"nobody listens on {port}", look_at(place, "ss -lntu"))
 

@@ -71,6 +71,15 @@ BREAKAGES = (
         "TTL ran out",
     ),
     Breakage(
+        "the client's address is the receiving node's own, too",
+        ((N2, "ip address add {client_ip}/32 dev lo"),),
+        CLIENT,
+        TO_WEB,
+        "dropped",
+        N2,
+        "martian source: {client_ip} is an address of its own",
+    ),
+    Breakage(
         "strict reverse path filter where the answer goes another way",
         ((N2, "sysctl -qw net.ipv4.conf.all.rp_filter=1; ip route replace {client_cidr} dev cni0"),),
         CLIENT,

@@ -20,7 +20,7 @@ def ask_virtual_servers(asking: Asking) -> Answer:
     family = "ip6" if packet.family == 6 else "ip"
     reals = [(real, state.weight) for real, state in sorted(virtual.reals.items()) if state.weight > 0]
     if not reals:
-        hit = RuleHit(family, "", "", f"{key} {virtual.server}: no destination", "reject", "ipvs")
+        hit = RuleHit(family, "", "", f"{key} has no destination", "reject", "ipvs")
         asking.hits.append(hit)
         return Answer("reject", hit, reply="port-unreachable")
     total = sum(weight for _, weight in reals)

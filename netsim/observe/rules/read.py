@@ -8,6 +8,7 @@ from netsim.kernel.ipvs import Ipvs
 from netsim.kernel.netns import Netns
 from netsim.kernel.nft import Nft
 from netsim.kernel.process import ProcessSpec, Spawner
+from netsim.kernel.procnet import read_proc_net
 from netsim.model.errors import KernelError, NetsimError
 from netsim.observe.iptables_save import SavedTables, parse_counted_save
 from netsim.observe.nft_listing import NftTables, TableKey, parse_listing
@@ -60,7 +61,7 @@ def _read_iptables(
         candidates = {name for f, name in names if f == family and name in BUILTIN_CHAINS}
         if candidates and (saved := _save(ns, spawner, "nft", number, notes)):
             found["iptables-nft", family] = {name: chains for name, chains in saved.items() if name in candidates}
-        if _read_proc(ns, _LEGACY_NAMES[family]) and (saved := _save(ns, spawner, "legacy", number, notes)):
+        if read_proc_net(ns, _LEGACY_NAMES[family]) and (saved := _save(ns, spawner, "legacy", number, notes)):
             found["iptables-legacy", family] = saved
     return found
 
@@ -102,7 +103,7 @@ def parse_ipsets(text: str) -> dict[str, tuple[str, ...]]:
 
 
 def _read_ipvs(ns: Netns, notes: list[str]) -> dict[ServerKey, Virtual]:
-    if _read_proc(ns, "ip_vs") is None:
+    if read_proc_net(ns, "ip_vs") is None:
         return {}  # not there; asking by netlink would load the module
     try:
         with Ipvs(ns) as ipvs:
@@ -110,13 +111,3 @@ def _read_ipvs(ns: Netns, notes: list[str]) -> dict[ServerKey, Virtual]:
     except NetsimError as error:
         notes.append(f"ipvs: {error.message}")
         return {}
-
-
-def _read_proc(ns: Netns, name: str) -> str | None:
-    """A file of /proc/net as ``ns`` has it; None where there is none."""
-    with ns.entered():
-        try:
-            with open(f"/proc/thread-self/net/{name}") as file:
-                return file.read()
-        except OSError:
-            return None

@@ -6,9 +6,9 @@ import pytest
 
 from netsim.kernel.ipvs_connections import Connection
 from netsim.observe.assemble import assemble
-from netsim.observe.path import Path, RuleHit
+from netsim.observe.path import Path, RuleHit, Verdict
 from netsim.observe.pathtext import render_text
-from tests.unit.observe.recording import FOLDER, Lenient, load, replay
+from tests.unit.observe.recording import FOLDER, Lenient, Replay, load, replay
 
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 
@@ -86,3 +86,16 @@ def test_part_of_the_evidence_still_makes_a_path(name: str, keep: int) -> None:
     path = assemble(cut, Lenient(answers), names)
     assert path.verdict.outcome != "delivered"
     assert path.hops[-1].kind == "loss"
+
+
+def test_a_virtual_server_without_destinations_is_what_refused() -> None:
+    evidence, answers, names = load("refused-by-node")
+    assert replay("refused-by-node").verdict.outcome == "refused"
+    [asked] = [key for key in answers if "idle_server" in key]
+    path = assemble(evidence, Replay({**answers, asked: "-t 172.18.0.2:9"}), names)
+    assert path.verdict == Verdict(
+        "rejected",
+        "node/node-1",
+        "ipvs: -t 172.18.0.2:9 has no destination",
+        "netsim exec node/node-1 -- ipvsadm -L -n",
+    )
