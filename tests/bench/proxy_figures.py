@@ -77,7 +77,7 @@ def _cell(row: Row | None, key: str) -> str:
     if key == "memory":
         if "process_mb" not in row:
             return "-"
-        kernel = f"{row['kernel_mb']:.0f}" if "kernel_mb" in row else "?"
+        kernel = f"{max(0.0, row['kernel_mb']):.0f}" if "kernel_mb" in row else "?"
         return f"{kernel} + {max(0.0, row['process_mb']):.0f} MB"
     if key not in row:
         if key == "first_ms":
