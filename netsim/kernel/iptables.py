@@ -6,6 +6,7 @@ rule set is given whole, so that a change is one process and one commit.
 
 import asyncio
 import errno
+import logging
 import os
 import re
 import weakref
@@ -14,9 +15,12 @@ from typing import Literal
 
 from netsim.kernel.netns import Netns
 from netsim.kernel.process import Completed, ProcessSpec, Spawner
+from netsim.kernel.procnet import read_proc_net
 from netsim.model.errors import FeatureMissing, KernelError
 
 Backend = Literal["nft", "legacy"]
+
+log = logging.getLogger(__name__)
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _TIMEOUT_S = 60.0
@@ -25,6 +29,7 @@ _PREFIX = re.compile(r"^(?:ip6?tables(?:-nft|-legacy)?-(?:restore|save)(?: v[\d.
 _ADVICE = re.compile(r" ?(?:Error occurred at line: \d+ )?Try `[^']*' or '[^']*' for more information\.")
 _QUOTED = re.compile(r"[`']([^' ]+)'")
 _LINE = re.compile(r"line:? (\d+)")
+_HINT = re.compile(r"^:KUBE-(?:IPTABLES-HINT|KUBELET-CANARY) ", re.M)
 _BACKENDS: tuple[Backend, ...] = ("nft", "legacy")
 # What works for one namespace works for all of a sandbox; asking costs a process.
 _chosen: "weakref.WeakKeyDictionary[Spawner, Backend]" = weakref.WeakKeyDictionary()
@@ -33,8 +38,8 @@ _chosen: "weakref.WeakKeyDictionary[Spawner, Backend]" = weakref.WeakKeyDictiona
 class Iptables:
     """iptables of one namespace. Blocking calls are for worker threads; the async ones for the event loop.
 
-    ``backend`` is which of the two iptables is used: ``nft`` (rules live in nf_tables) where it works, else ``legacy``.
-    Rules of the two do not see each other, so it is chosen once, by asking the first namespace.
+    ``backend`` is which of the two iptables is used: ``nft`` (rules live in nf_tables) or ``legacy``. Rules of the two
+    do not see each other, so it is chosen once, by asking the first namespace: `choose_backend`.
     """
 
     def __init__(self, ns: Netns, spawner: Spawner, *, backend: Backend | None = None) -> None:
@@ -123,29 +128,59 @@ def _limit_s(text: bytes) -> float:
 
 
 def choose_backend(spawner: Spawner, ns: Netns) -> Backend:
-    """The iptables that works in ``ns``: nft, which is every current distribution's default, or else legacy.
+    """The iptables that ``ns`` uses: the one that its rules are in, by `prefer_legacy`; where it has none, nft, which
+    is every current distribution's default, or legacy if that alone works.
 
     Raises FeatureMissing saying why neither does.
     """
     known = _chosen.get(spawner)
     if known is not None:
         return known
-    reasons = []
+    reasons: list[str] = []
+    saved: dict[Backend, str] = {}
+    # The legacy tables that there are; only where there are any it is a question which of the two is in use.
+    in_question = bool(read_proc_net(ns, "ip_tables_names") or read_proc_net(ns, "ip6_tables_names"))
     for backend in _BACKENDS:
-        program = f"iptables-{backend}-save"
-        spec = ProcessSpec((program, "-t", "filter"), env=_environment(""), netns=ns)
-        try:
-            done = spawner.run_blocking(spec, timeout_s=_TIMEOUT_S)
-        except KernelError as error:
-            reasons.append(f"{program}: {'not installed' if error.errno == errno.ENOENT else error.message}")
-            continue
-        if done.returncode == 0:
-            _chosen[spawner] = backend
-            return backend
+        text = _try_backend(spawner, ns, backend, "" if in_question else "filter", reasons)
+        if text is not None:
+            saved[backend] = text
+            if not in_question:
+                break
+    if not saved:
+        raise FeatureMissing(
+            "iptables", "; ".join(reasons), where=ns.name, hint="install the package iptables; `netsim check` says more"
+        )
+    legacy = "nft" not in saved or ("legacy" in saved and prefer_legacy(saved["nft"], saved["legacy"]))
+    chosen: Backend = "legacy" if legacy else "nft"
+    log.info("%s: iptables-%s is used", ns.name, chosen)
+    _chosen[spawner] = chosen
+    return chosen
+
+
+def prefer_legacy(nft: str, legacy: str) -> bool:
+    """Whether a node whose tables are these, as both iptables-save print them, uses the legacy ones.
+
+    By the chain that a kubelet makes for this very question, else by which has more rules: as the wrapper decides that
+    kube-proxy's images have (kubernetes-sigs/iptables-wrappers, iptables-wrapper-installer.sh).
+    """
+    if _HINT.search(nft):
+        return False
+    return bool(_HINT.search(legacy)) or legacy.count("\n-A ") > nft.count("\n-A ")
+
+
+def _try_backend(spawner: Spawner, ns: Netns, backend: Backend, table: str, reasons: list[str]) -> str | None:
+    """What it saves (of one table or of all); None, with a reason more, where it does not work."""
+    program = f"iptables-{backend}-save"
+    spec = ProcessSpec((program, *(("-t", table) if table else ())), env=_environment(""), netns=ns)
+    try:
+        done = spawner.run_blocking(spec, timeout_s=_TIMEOUT_S)
+    except KernelError as error:
+        reasons.append(f"{program}: {'not installed' if error.errno == errno.ENOENT else error.message}")
+        return None
+    if done.returncode:
         reasons.append(f"{program}: {_words(done)}")
-    raise FeatureMissing(
-        "iptables", "; ".join(reasons), where=ns.name, hint="install the package iptables; `netsim check` says more"
-    )
+        return None
+    return done.stdout.decode(errors="replace")
 
 
 def _environment(lock_file: str) -> dict[str, str]:

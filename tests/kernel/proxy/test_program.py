@@ -16,7 +16,7 @@ import yaml
 from netsim.apiserver.core import ApiServer
 from netsim.apiserver.http import serve
 from netsim.client.api import Api
-from netsim.kernel.iptables import Iptables
+from netsim.kernel.iptables import Backend, Iptables
 from netsim.kernel.netns import Netns
 from netsim.kernel.process import Process, ProcessSpec, Spawner
 from netsim.model.clock import SystemClock
@@ -28,6 +28,7 @@ from tests.unit.proxy.make import make_endpoint, make_service, make_slice
 
 pytestmark = pytest.mark.needs("root", "command:ip", "command:iptables-nft-restore")
 
+BACKENDS: tuple[Backend, ...] = ("nft", "legacy")
 PROGRAM = (sys.executable, "-m", "proxy.main")
 
 
@@ -124,6 +125,48 @@ def test_the_program_follows_the_api_survives_its_absence_and_leaves_its_rules(
             assert "KUBE" not in tool.save()
     finally:
         ns.close()
+
+
+@pytest.mark.needs("iptables-legacy")
+@pytest.mark.parametrize(
+    ("nft", "legacy", "used"),
+    [
+        ("", "*mangle\n:KUBE-KUBELET-CANARY - [0:0]\nCOMMIT\n", "legacy"),
+        ("*mangle\n:KUBE-IPTABLES-HINT - [0:0]\nCOMMIT\n", "*filter\n-A INPUT -j ACCEPT\nCOMMIT\n", "nft"),
+        ("", "*filter\n-A INPUT -j ACCEPT\nCOMMIT\n", "legacy"),
+    ],
+)
+def test_rules_go_where_the_node_has_its_own(
+    tmp_path: Path, spawner: Spawner, nft: str, legacy: str, used: Backend
+) -> None:
+    ns = Netns.create("node-1")
+    tools: dict[Backend, Iptables] = {name: Iptables(ns, spawner, backend=name) for name in BACKENDS}
+    for name, text in zip(BACKENDS, (nft, legacy), strict=True):
+        if text:
+            tools[name].restore(text.encode())
+
+    async def run() -> None:
+        with (tmp_path / "log").open("wb") as log:
+            server = ApiServer(Store(tmp_path / "store.db"), ClusterConfig(), SystemClock())
+            await set_up(Api(server.transport()))
+            async with listening(server, tmp_path):
+                process = await start(spawner, ns, tmp_path, log.fileno())
+                await until("the rules", lambda: "10.244.1.2:8080" in tools[used].save())
+            process.kill(signal.SIGTERM)
+            assert await process.wait() == 0
+
+    try:
+        asyncio.run(run())
+        assert "KUBE-SERVICES" not in tools[choose_other(used)].save()
+        assert f"iptables-{used} is used" in (tmp_path / "log").read_text()
+    finally:
+        for tool in tools.values():
+            tool.close()
+        ns.close()
+
+
+def choose_other(backend: Backend) -> Backend:
+    return "legacy" if backend == "nft" else "nft"
 
 
 def test_wrong_usage_is_one_line_and_status_2() -> None:
