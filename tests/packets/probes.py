@@ -22,7 +22,7 @@ REFUSED = "refused"
 SILENCE = "silence"
 IN_FLIGHT = 300  # sockets; a process may commonly have 1,024 descriptors
 _SIOCGSKNS = 0x894C  # include/uapi/asm-generic/sockios.h: the namespace a socket lives in
-_KINDS = {
+KINDS = {  # protocol: type and protocol of its sockets
     "tcp": (socket.SOCK_STREAM, 0),
     "udp": (socket.SOCK_DGRAM, 0),
     "sctp": (socket.SOCK_STREAM, socket.IPPROTO_SCTP),
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 def choose_protocols() -> tuple[str, ...]:
     """Those that this machine's kernel has."""
-    return tuple(name for name in _KINDS if name != "sctp" or missing_feature("sctp") is None)
+    return tuple(name for name in KINDS if name != "sctp" or missing_feature("sctp") is None)
 
 
 def open_netns(cluster: Cluster, where: str) -> Netns:
@@ -91,7 +91,7 @@ class Prober:
 
     def serve(self, name: str, ns: Netns, protocol: str, port: int, family: int, address: str = "") -> None:
         """Answer at ``address``, by default every one."""
-        kind, number = _KINDS[protocol]
+        kind, number = KINDS[protocol]
         sock = ns.socket(_AF[family], kind, number)
         self._servers.append(sock)
         sock.setblocking(False)
@@ -127,7 +127,7 @@ class Prober:
 
     def _start(self, request: Request) -> None:
         number, self._number = self._number, self._number + 1
-        kind, protocol = _KINDS[request.protocol]
+        kind, protocol = KINDS[request.protocol]
         sock = request.source.socket(_AF[6 if ":" in request.address else 4], kind, protocol)
         sock.setblocking(False)
         sock.bind((_choose_source(sock, request), _SOURCE_PORTS[number % len(_SOURCE_PORTS)]))

@@ -7,6 +7,7 @@ import threading
 from netsim.kernel.netns import Netns
 from tests.packets.cells import PORTS, STRAY_PORT
 from tests.packets.matrix import Ground
+from tests.packets.probes import KINDS
 
 
 class Servers:
@@ -37,7 +38,7 @@ class Servers:
 
     def _listen(self, ns: Netns, protocol: str, address: str, port: int) -> None:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        one = ns.socket(family, socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM)
+        one = ns.socket(family, *KINDS[protocol])
         self._sockets.append(one)
         if family == socket.AF_INET6:
             one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

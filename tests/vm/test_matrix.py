@@ -1,14 +1,19 @@
 """The whole packet matrix (tests/packets/matrix.py) in every proxy mode, side by side on one kernel, with SCTP.
 
-In the cluster that all tests share. A cut of it over vxlan, in a cluster of its own.
+In the cluster that all tests share. A cut of it over vxlan, in a cluster of its own. And what `trace` and `explain` say
+of cells in ipvs mode, of which other kernels know nothing.
 """
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from netsim.cluster.handle import Cluster
+from netsim.testing.packets import Packets
 from netsim.testing.pool import ClusterPool
+from tests.packets.agreement import check_paths, choose_pairs
+from tests.packets.cells import every_cell
 from tests.packets.differences import MODES
 from tests.packets.matrix import Ground, Pace, check_cells, deploy, run_matrix
 from tests.packets.probes import choose_protocols
@@ -18,6 +23,8 @@ pytestmark = [pytest.mark.needs("root", "ipvs", "netem", "dummy", "sctp")]
 # An emulated processor needs its time to bring 300 answers; silence is all waited for at once.
 PACE = Pace(quiet_s=4.0, patience_s=30.0, tries=1, deploy_s=PATIENCE_S)
 FAMILIES = (4, 6)
+TRACED = ("tcp", "udp")
+TRACE_TIMEOUT_S = 3.0
 
 
 @pytest.fixture(scope="module")
@@ -43,3 +50,15 @@ def test_the_cells_of_ipv4_in_ipvs_mode_over_vxlan(netsim_clusters: ClusterPool)
     cluster = netsim_clusters.start({"nodes": 2, "proxy_mode": "ipvs", "pod_network": "vxlan"})
     with cluster, netsim_clusters.namespace(cluster) as namespace:
         run_matrix(cluster, namespace, choose_protocols(), (4,), PACE)
+
+
+def test_paths_of_ipvs_mode_agree_with_oracle_scapy_and_prediction(deployed: tuple[Cluster, Ground]) -> None:
+    """The last test here: it closes the prober. NETSIM_EVERY_CELL=1 takes every cell."""
+    cluster, ground = deployed
+    set_mode(cluster, "ipvs")
+    ground.mode = "ipvs"
+    cells = every_cell(TRACED, FAMILIES)
+    if not os.environ.get("NETSIM_EVERY_CELL"):
+        cells = choose_pairs(cells)
+    outcomes = check_paths(ground, Packets(cluster), cells, TRACE_TIMEOUT_S)
+    assert {"delivered", "rejected"} <= set(outcomes), f"the cells met only {outcomes}"
