@@ -50,6 +50,7 @@ CHANGES = 15
 CHANGES_FOR_S = 20.0  # no further change is begun after so long
 CHANGED = "10.245.127.1"  # the endpoint that comes and goes
 ROOT = Path(__file__).parents[2]
+_LEGACY_RESTORE = ("iptables-legacy-restore", "--noflush", "-w")
 SANDBOX = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 Figures = Iterator[dict[str, float]]  # as they are found, so that a measurement cut short shows what it had
@@ -61,6 +62,10 @@ async def _put_all(api: Api, services: int) -> None:
     for number in range(services):
         await api.create(SERVICE, made.make_service(number))
         await api.create(ENDPOINT_SLICE, made.make_slice(number))
+
+
+# A node whose kubelet has its chains there is one that uses this iptables.
+_USES_LEGACY = "*mangle\n:KUBE-IPTABLES-HINT - [0:0]\nCOMMIT\n"
 
 
 async def _measure_ours(mode: str, place: World, spawner: Spawner, services: int, tell: Callable[..., None]) -> None:
@@ -96,8 +101,10 @@ async def _measure_ours(mode: str, place: World, spawner: Spawner, services: int
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def measure_ours(mode: str, services: int, tell: Callable[..., None]) -> None:
+def measure_ours(mode: str, services: int, tell: Callable[..., None], *, legacy: bool = False) -> None:
     with Spawner.start() as spawner, world(spawner) as place:
+        if legacy:
+            place.run(_LEGACY_RESTORE, _USES_LEGACY)
         asyncio.run(_measure_ours(mode, place, spawner, services, tell))
 
 
@@ -152,13 +159,17 @@ WAYS: dict[str, tuple[str, Callable[[int, Callable[..., None]], None]]] = {
         lambda n, tell: measure_tool(("nft", "-f", "-"), upstream_rules.make_nft, n, tell),
     ),
     "iptables": ("iptables-nft", lambda n, tell: measure_ours("iptables", n, tell)),
+    "iptables, legacy": (
+        "iptables-legacy",
+        lambda n, tell: measure_ours("iptables", n, tell, legacy=True),
+    ),
     "iptables-nft-restore": (
         "iptables-nft",
         lambda n, tell: measure_tool(("iptables-nft-restore", "--noflush"), _make_iptables, n, tell),
     ),
     "iptables-legacy-restore": (
         "iptables-legacy",
-        lambda n, tell: measure_tool(("iptables-legacy-restore", "--noflush", "-w"), _make_iptables, n, tell),
+        lambda n, tell: measure_tool(_LEGACY_RESTORE, _make_iptables, n, tell),
     ),
     "ipvs": ("ipvs", lambda n, tell: measure_ours("ipvs", n, tell)),
 }

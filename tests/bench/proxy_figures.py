@@ -18,7 +18,8 @@ GREY = "#808890"
 STYLES = {
     "nftables": ("netsim, nftables mode", "#2f81f7", "-", "o"),
     "kube-proxy's nftables by nft -f": ("kube-proxy's nftables rules, `nft -f`", "#a371f7", "--", "s"),
-    "iptables": ("netsim, iptables mode", "#2da44e", "-", "o"),
+    "iptables": ("netsim, iptables mode (nft)", "#2da44e", "-", "o"),
+    "iptables, legacy": ("netsim, iptables mode (legacy)", "#cf4f9c", "-", "o"),
     "iptables-nft-restore": ("kube-proxy's iptables rules, `iptables-nft-restore`", "#d9822b", "--", "s"),
     "iptables-legacy-restore": ("kube-proxy's iptables rules, `iptables-legacy-restore`", "#e5534b", "--", "^"),
     "ipvs": ("netsim, ipvs mode", "#b08800", "-", "o"),
