@@ -150,6 +150,11 @@ class StateDir:
             self.path.chmod(0o700)
         except FileNotFoundError:
             raise
+        except FileExistsError as error:
+            # mkdir was told that it exists, and looked again whether it is a folder when that was gone.
+            if self.path.is_dir() or not os.path.lexists(self.path):
+                raise FileNotFoundError(error.errno, error.strerror) from error
+            raise self._cannot_make(error) from error
         except OSError as error:
             raise self._cannot_make(error) from error
 
