@@ -114,7 +114,7 @@ def make_proxy_config(config: ClusterConfig) -> ProxyConfig:
 def check_proxy_config(config: ProxyConfig) -> ProxyConfig:
     """``config``, or InputError in upstream's words (pkg/proxy/apis/config/validation/validation.go)."""
     if config.mode not in PROXY_MODES:
-        raise InputError(f'mode: "{config.mode}" is not built yet', hint=f"use one of: {', '.join(PROXY_MODES)}")
+        raise InputError(f'mode: "{config.mode}" is no proxy mode', hint=f"use one of: {', '.join(PROXY_MODES)}")
     if config.detect_local_mode not in DETECT_LOCAL_MODES:
         raise InputError(
             f'detectLocalMode: "{config.detect_local_mode}" is none', hint=f"one of {', '.join(DETECT_LOCAL_MODES)}"

@@ -178,5 +178,5 @@ def test_wrong_usage_is_one_line_and_status_2() -> None:
         cwd=Path(__file__).parents[3],
     )
     assert done.returncode == 2
-    assert done.stderr.startswith('netsim-proxy: mode: "userspace" is not built yet')
+    assert done.stderr.startswith('netsim-proxy: mode: "userspace" is no proxy mode')
     assert "Traceback" not in done.stderr

@@ -64,7 +64,7 @@ def test_flags() -> None:
         ([*NEEDED, "--iptables-min-sync-period", "40s"], "minSyncPeriod"),
         ([*NEEDED, "--conntrack-min", "many"], "--conntrack-min: .* no number"),
         ([*NEEDED, "--ipvs-scheduler", "best"], "ipvs.scheduler"),
-        ([*NEEDED, "--proxy-mode", "userspace"], "not built yet"),
+        ([*NEEDED, "--proxy-mode", "userspace"], "is no proxy mode"),
         ([*NEEDED, "--cluster-cidr", "pods"], "no CIDR"),
         ([*NEEDED, "--nodeport-addresses", "x"], "no CIDR"),
         ([*NEEDED, "--bind-address", "x"], "no address"),
