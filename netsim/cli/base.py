@@ -155,7 +155,7 @@ def question_options(function: Function) -> Function:
             "--protocol", type=click.Choice(("tcp", "udp", "icmp")), help="Default: that of the port, else tcp."
         ),
         namespace_option,
-        click.argument("target", metavar="TO[:PORT]", shell_complete=complete_places),
+        click.argument("target", metavar="TO[:PORT]", shell_complete=complete_targets),
         click.argument("source", metavar="FROM", shell_complete=complete_places),
     ):
         function = option(function)
@@ -163,6 +163,7 @@ def question_options(function: Function) -> Function:
 
 
 pass_state = click.pass_obj
+_HOSTS = ("host/external",)
 
 # --- completion of arguments; silent where no cluster answers, for a shell asks at every key ---
 
@@ -183,32 +184,80 @@ def complete_kinds(_context: click.Context, _parameter: click.Parameter, incompl
 
 def complete_names(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """Names of the objects of the kind that was typed before."""
-    from netsim.model.errors import NetsimError
-
     kind = context.params.get("kind") or "pods"
-    try:
-        with closing(State(_typed_cluster(context)).attach()) as cluster:
-            objects = cluster.list(kind, context.params.get("namespace") or "default")
-    except NetsimError:
-        return []
-    return [o["metadata"]["name"] for o in objects if o["metadata"]["name"].startswith(incomplete)]
+    return complete_from(
+        context, incomplete, lambda cluster, namespace: [o["metadata"]["name"] for o in cluster.list(kind, namespace)]
+    )
 
 
 def complete_places(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
     """WHERE: pods, nodes and the external host."""
+    return complete_from(
+        context,
+        incomplete,
+        lambda cluster, namespace: [*_list_words(cluster, ("pod", "node"), namespace, incomplete), *_HOSTS],
+    )
+
+
+def complete_services(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Services, as ``svc/[NAMESPACE/]NAME``."""
+    return complete_from(
+        context, incomplete, lambda cluster, namespace: _list_words(cluster, ("svc",), namespace, incomplete)
+    )
+
+
+def complete_targets(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    """TO: places and Services, and after a Service's colon the names and numbers of its ports."""
+
+    def list_targets(cluster: "Cluster", namespace: str) -> list[str]:
+        service, colon, _ = incomplete.partition(":")
+        if colon:
+            return [f"{service}:{port}" for port in _list_ports(cluster, service, namespace)]
+        return [*_list_words(cluster, ("pod", "node", "svc"), namespace, incomplete), *_HOSTS]
+
+    return complete_from(context, incomplete, list_targets)
+
+
+def complete_from(
+    context: click.Context, incomplete: str, list_words: "Callable[[Cluster, str], Sequence[str]]"
+) -> list[str]:
+    """What begins as typed of ``list_words(cluster, namespace)``: of the cluster and the namespace typed before."""
     from netsim.model.errors import NetsimError
 
     try:
         with closing(State(_typed_cluster(context)).attach()) as cluster:
-            pods = [p["metadata"] for p in cluster.list("pods")]
-            nodes = [n["metadata"]["name"] for n in cluster.list("nodes")]
+            words = list_words(cluster, context.params.get("namespace") or "default")
     except NetsimError:
         return []
-    places = [f"pod/{p['name']}" if p["namespace"] == "default" else f"pod/{p['namespace']}/{p['name']}" for p in pods]
-    places += [f"node/{name}" for name in nodes] + ["host/external"]
-    return [place for place in places if place.startswith(incomplete)]
+    return [word for word in words if word.startswith(incomplete)]
+
+
+def _list_words(cluster: "Cluster", kinds: Sequence[str], namespace: str, incomplete: str) -> list[str]:
+    """``KIND/NAME``; ``KIND/NAMESPACE/NAME`` outside of ``namespace``, or where that is how it is being typed."""
+    words = []
+    for kind in kinds:
+        if not f"{kind}/".startswith(incomplete[: len(kind) + 1]):
+            continue  # a thousand pods are not asked for while a Service is typed
+        for meta in (one["metadata"] for one in cluster.list(kind)):
+            in_full = f"{kind}/{meta.get('namespace', namespace)}/"
+            short = meta.get("namespace", namespace) == namespace and not incomplete.startswith(in_full)
+            words.append(f"{kind}/{meta['name']}" if short else f"{in_full}{meta['name']}")
+    return words
+
+
+def _list_ports(cluster: "Cluster", service: str, namespace: str) -> list[str]:
+    """Names and numbers of the ports of ``svc/[NAMESPACE/]NAME``; of other targets none. Raises NetsimError."""
+    from netsim.model.target import parse_target
+
+    target = parse_target(service, namespace)
+    if not target.service:
+        return []
+    ports = cluster.get("svc", target.service, target.namespace)["spec"].get("ports", [])
+    words = [port["name"] for port in ports if port.get("name")] + [str(port["port"]) for port in ports]
+    return list(dict.fromkeys(words))  # cluster DNS has 53 twice
 
 
 def _typed_cluster(context: click.Context) -> str | None:
-    found = context.find_object(State)
-    return found.cluster if found else (context.parent.params.get("cluster") if context.parent else None)
+    found = context.find_object(State)  # there if --cluster stands after the command: no command runs here
+    cluster: str | None = found.cluster if found else context.find_root().params.get("cluster")
+    return cluster

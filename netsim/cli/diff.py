@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from netsim.cli.base import NetsimCommand, State, complete_clusters, output_option, pass_state
+from netsim.cli.base import NetsimCommand, State, complete_clusters, complete_services, output_option, pass_state
 from netsim.cli.output import print_json, progress
 from netsim.model.errors import NetsimError, UsageError
 
@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     from netsim.experiment.snapshot import Snapshot
 
 _DIFFERENT = 1
+
+
+def _complete_services(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """Those of the first side that is a running cluster."""
+    running = complete_clusters(context, parameter, "")
+    named = next((side for side in context.params.get("sides") or () if side in running), None)
+    if named is not None:
+        context.obj = State(named)
+    return complete_services(context, parameter, incomplete)
 
 
 @click.command(
@@ -29,7 +38,14 @@ _DIFFERENT = 1
 )
 @click.argument("sides", nargs=-1, metavar="[A B]", shell_complete=complete_clusters)
 @click.option("--save", "file", metavar="FILE", help="Write a snapshot of one cluster, to be compared later.")
-@click.option("--service", "services", multiple=True, metavar="SERVICE", help="Only this; may be repeated.")
+@click.option(
+    "--service",
+    "services",
+    multiple=True,
+    metavar="SERVICE",
+    shell_complete=_complete_services,
+    help="Only this; may be repeated.",
+)
 @output_option("text", "json")
 @pass_state
 def diff(state: State, sides: Sequence[str], file: str | None, services: Sequence[str], output: str | None) -> int:

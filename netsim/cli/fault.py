@@ -5,7 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from netsim.cli.base import Function, NetsimCommand, NetsimGroup, State, complete_places, output_option, pass_state
+from netsim.cli.base import (
+    Function,
+    NetsimCommand,
+    NetsimGroup,
+    State,
+    complete_from,
+    complete_places,
+    output_option,
+    pass_state,
+)
 from netsim.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
@@ -320,13 +329,8 @@ def list_command(state: State, output: str | None) -> None:
             click.echo(f"fault {one['id']} ({one['kind']}) ended: {one['why']}")
 
 
-def _complete_ids(_context: click.Context, _parameter: click.Parameter, _incomplete: str) -> list[str]:
-    from netsim.model.errors import NetsimError
-
-    try:
-        return [str(one["id"]) for one in State().attach().faults()]
-    except NetsimError:
-        return []
+def _complete_ids(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    return complete_from(context, incomplete, lambda cluster, _namespace: [str(one["id"]) for one in cluster.faults()])
 
 
 @click.command(

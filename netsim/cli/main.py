@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from netsim.cli.base import NetsimGroup, State
+from netsim.cli.base import NetsimGroup, State, complete_clusters
 from netsim.cli.errors import report
 
 _EXAMPLES = """
@@ -17,6 +17,8 @@ _EXAMPLES = """
   netsim exec pod/client -- curl -s http://web
   netsim down
 """
+
+_COMPLETE = "_NETSIM_COMPLETE"  # click's name for it: set where a shell asks for completions
 
 # name -> module and attribute; imported when the command is used or listed
 _COMMANDS = {
@@ -52,7 +54,13 @@ _COMMANDS = {
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.option("--cluster", metavar="NAME", envvar="NETSIM_CLUSTER", help="The cluster; default: the only one running.")
+@click.option(
+    "--cluster",
+    metavar="NAME",
+    envvar="NETSIM_CLUSTER",
+    shell_complete=complete_clusters,
+    help="The cluster; default: the only one running.",
+)
 @click.version_option(package_name="netsim", message="netsim %(version)s")
 @click.pass_context
 def cli(context: click.Context, cluster: str | None) -> None:
@@ -68,6 +76,8 @@ def cli(context: click.Context, cluster: str | None) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit status; errors are told on standard error."""
+    if _COMPLETE in os.environ:
+        import netsim.cli.completion  # noqa: F401 - how a shell's words are taken is registered there
     try:
         result: Any = cli.main(args=list(arguments), prog_name="netsim", standalone_mode=False)
         sys.stdout.flush()

@@ -2,7 +2,7 @@
 
 import click
 
-from netsim.cli.base import NetsimCommand, State, namespace_option, output_option, pass_state
+from netsim.cli.base import NetsimCommand, State, complete_services, namespace_option, output_option, pass_state
 from netsim.cli.output import print_json
 
 
@@ -14,7 +14,7 @@ from netsim.cli.output import print_json
   netsim rules web -o json
 """,
 )
-@click.argument("service")
+@click.argument("service", shell_complete=complete_services)
 @click.option("--node", metavar="NODE", help="Only this node; default: all of them.")
 @namespace_option
 @output_option("text", "json")

@@ -1,13 +1,12 @@
 """apply, get, describe, logs and delete against a real cluster, as a person and as a script use them."""
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.kernel.cli.conftest import PROGRAM, TIMEOUT_S, Netsim
+from tests.kernel.cli.conftest import Netsim
 
 pytestmark = pytest.mark.needs("root")
 
@@ -103,26 +102,6 @@ def test_get_takes_objects_of_several_kinds(deployed: Netsim) -> None:
     missed = deployed("get", "pod/client", "svc/nope", status=1)
     assert "pod/client" in missed.stdout
     assert missed.stderr.startswith('error: services "nope" not found\nnext: ')
-
-
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        ("netsim describe node ", {"node-1", "node-2"}),
-        ("netsim exec pod/cl", {"pod/client"}),
-        ("netsim exec host", {"host/external"}),
-        ("netsim status ", {"cli"}),
-        ("netsim get endp", {"endpointslices"}),
-        ("netsim de", {"delete", "describe"}),
-    ],
-)
-def test_a_shell_completes_names_and_places(deployed: Netsim, words: str, expected: set[str]) -> None:
-    words_env = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" ")), "_NETSIM_COMPLETE": "bash_complete"}
-    done = subprocess.run(
-        [*PROGRAM], env=deployed.environment | words_env, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-    )
-    assert {line.partition(",")[2] for line in done.stdout.splitlines()} == expected
-    assert done.stderr == ""
 
 
 def test_get_nothing_is_said_on_standard_error(netsim: Netsim) -> None:

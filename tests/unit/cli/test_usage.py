@@ -4,8 +4,10 @@ from pathlib import Path
 
 import click
 import pytest
+from click.shell_completion import CompletionItem
 
 from netsim.cli import errors
+from netsim.cli.completion import WholeWords
 from netsim.cli.main import cli, run
 from netsim.model.errors import ApiError, KernelError
 
@@ -169,6 +171,51 @@ def test_list_without_clusters(capsys: pytest.CaptureFixture[str]) -> None:
 def test_completion_scripts_name_the_program(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["completion", shell]) == 0
     assert "_NETSIM_COMPLETE" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "netsim trace pod/client svc/",
+        "netsim trace pod/client svc/web:",
+        "netsim trace pod/client fd00::1",
+        "netsim rules ",
+        "netsim diff a b --service ",
+        "netsim fault undo ",
+    ],
+)
+def test_completion_is_silent_without_a_cluster(
+    words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("_NETSIM_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+    assert run([]) == 0
+    output = capsys.readouterr()
+    assert (output.out.strip(), output.err) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("parts", "words", "meant", "printed"),
+    [
+        (["rules", "svc/we"], ["rules", "svc/we"], "svc/web", "svc/web"),
+        (["trace", "pod/a", "svc/web", ":", "h"], ["trace", "pod/a", "svc/web:h"], "svc/web:http", "http"),
+        (["trace", "pod/a", "svc/web", ":"], ["trace", "pod/a", "svc/web:"], "svc/web:http", "http"),
+        (["trace", "pod/a", "svc/web:h"], ["trace", "pod/a", "svc/web:h"], "svc/web:http", "svc/web:http"),
+        (["trace", "[fd00", "::", "1]", ":", "80", "--a"], ["trace", "[fd00::1]:80", "--a"], "--all", "--all"),
+        (["--cluster", "=", "lab", "rules", ""], ["--cluster=lab", "rules", ""], "svc/web", "svc/web"),
+        (["exec", "", "po"], ["exec", "", "po"], "pod/a", "pod/a"),
+    ],
+)
+def test_what_bash_took_apart_is_one_word(
+    parts: list[str], words: list[str], meant: str, printed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``printed``: what bash is to put in place of the last part."""
+    monkeypatch.setenv("COMP_WORDS", "\n".join(["netsim", *(part or "''" for part in parts)]))
+    monkeypatch.setenv("COMP_CWORD", str(len(parts)))
+    shell = WholeWords(cli, {}, "netsim", "_NETSIM_COMPLETE")
+    assert shell.get_completion_args() == (words[:-1], words[-1])
+    assert shell.format_completion(CompletionItem(meant)) == f"plain,{printed}"
 
 
 def test_a_kernel_error_has_its_place_and_next_step(capsys: pytest.CaptureFixture[str]) -> None:
