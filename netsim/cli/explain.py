@@ -3,8 +3,8 @@
 import click
 
 from netsim.cli.base import NetsimCommand, State, output_option, pass_state, question_options
-from netsim.cli.output import print_json
-from netsim.cli.trace import NOT_DELIVERED, has_colour
+from netsim.cli.output import has_colour, print_json, terminal_width
+from netsim.cli.trace import NOT_DELIVERED
 
 
 @click.command(
@@ -52,5 +52,6 @@ def explain(  # noqa: PLR0913, PLR0917 - click hands over every option
     if output == "json":
         print_json(dump_explanation(found))
     else:
-        click.echo(render_explanation(found, every_way=all_ways, colour=has_colour(), everything=everything))
+        colour, width = has_colour(), terminal_width()
+        click.echo(render_explanation(found, every_way=all_ways, colour=colour, everything=everything, width=width))
     return 0 if all(way.path.verdict.outcome == "delivered" for way in found.ways) else NOT_DELIVERED

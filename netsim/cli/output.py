@@ -1,6 +1,8 @@
-"""How results are printed: JSON, YAML, tables with kubectl's spacing, and progress on a terminal."""
+"""How results are printed: JSON, YAML, tables with kubectl's spacing; colour, width and progress on a terminal."""
 
 import json
+import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,6 +36,16 @@ def render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     click.echo(render_table(header, rows))
+
+
+def has_colour() -> bool:
+    """https://no-color.org"""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def terminal_width() -> int | None:
+    """Columns of standard output; None, where lines stay whole: it is no terminal, or one of unknown width."""
+    return (shutil.get_terminal_size(fallback=(0, 0)).columns or None) if sys.stdout.isatty() else None
 
 
 @contextmanager

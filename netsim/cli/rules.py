@@ -3,7 +3,7 @@
 import click
 
 from netsim.cli.base import NetsimCommand, State, complete_services, namespace_option, output_option, pass_state
-from netsim.cli.output import print_json
+from netsim.cli.output import print_json, terminal_width
 
 
 @click.command(
@@ -32,4 +32,4 @@ def rules(state: State, service: str, node: str | None, namespace: str, output: 
     if output == "json":
         print_json(dump_rules(found))
     else:
-        click.echo(render_rules(found), nl=False)
+        click.echo(render_rules(found, width=terminal_width()), nl=False)

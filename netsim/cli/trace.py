@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from netsim.cli.base import NetsimCommand, State, output_option, pass_state, question_options
-from netsim.cli.output import progress
+from netsim.cli.output import has_colour, progress, terminal_width
 from netsim.model.errors import NetsimError, UsageError
 
 if TYPE_CHECKING:
@@ -106,11 +106,11 @@ def _show(spread: "Spread", output: str, file: str | None, *, many: bool, everyt
     elif output == "html":
         text = render_html(spread)
     else:
-        colour = file is None and has_colour()
+        colour, width = (has_colour(), terminal_width()) if file is None else (False, None)
         if many:
-            text = render_spread_text(spread, colour=colour, everything=everything) + "\n"
+            text = render_spread_text(spread, colour=colour, everything=everything, width=width) + "\n"
         else:
-            text = render_text(first, colour=colour, everything=everything) + "\n"
+            text = render_text(first, colour=colour, everything=everything, width=width) + "\n"
     if file is None:
         _print(text)
     else:
@@ -127,11 +127,6 @@ def _print(text: str) -> None:
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tells of it once more at its end
         raise NetsimError(f"cannot write: {error.strerror}", where="standard output") from error
-
-
-def has_colour() -> bool:
-    """https://no-color.org"""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def _check_writable(file: str) -> None:

@@ -1,18 +1,21 @@
 """A path as text for people: a tree of places, each with what happened there, in order. Pure.
 
-Colours are ANSI sequences, put in only when they are asked for.
+Colours are ANSI sequences, put in only when they are asked for. Lines are whole, as scripts want them, unless there is
+a width to fold them at.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 
+from netsim.observe.folding import HANGING, fold
 from netsim.observe.path import Hop, Packet, Path, RuleHit, join_end
 from netsim.observe.spread import Spread
 
 _STYLES = {"good": "32;1", "bad": "31;1", "place": "36;1", "rewrite": "33", "faint": "2", "bold": "1"}
 _OUTCOME_STYLES = {"delivered": "good"}
 _LABEL = 15
+_LEAD = " " * HANGING  # of what is left of a line outside of the tree
 # By a rule that rejects nobody is seen, and it may have been on the way.
 _SEEN_BY = {"delivered": ", which saw the client as", "refused": "; the client was seen there as"}
 _REWRITES = {
@@ -33,31 +36,42 @@ class Painter:
         return f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if self._colour and text else text
 
 
-def render_text(path: Path, *, colour: bool = False, everything: bool = False) -> str:
-    """Several lines, without a newline at the end. ``everything``: also rules that led nowhere, and policies."""
+def render_text(path: Path, *, colour: bool = False, everything: bool = False, width: int | None = None) -> str:
+    """Several lines, without a newline at the end.
+
+    everything: also rules that led nowhere, and policies. width: columns to fold at, None not to; what is to be done
+    next is left whole, to be copied.
+    """
     paint = Painter(colour)
-    lines = [_head(path, paint)]
+    lines = fold(_head(path, paint), width, _LEAD)
     for leg in ("there", "back"):
         hops = [hop for hop in path.hops if hop.leg == leg]
         if hops:
             lines += ["", paint("bold", leg)]
-            lines += _leg_lines(hops, path.names, paint, everything)
-    lines += ["", *_verdict_lines(path, paint)]
-    lines += [paint("faint", f"note: {note}") for note in path.notes]
+            steps = _group_steps(hops, path.names, paint, everything)
+            lines += [line for place, of in steps for line in _tree_lines(paint("place", place), of, width)]
+    lines += ["", *fold(_verdict(path, paint), width, _LEAD)]
+    if path.verdict.next:
+        lines.append(f"{paint('bold', 'next:')} {path.verdict.next}")
+    for note in path.notes:
+        lines += fold(paint("faint", f"note: {note}"), width, _LEAD)
     return "\n".join(lines)
 
 
-def render_spread_text(spread: Spread, *, colour: bool = False, everything: bool = False) -> str:
+def render_spread_text(
+    spread: Spread, *, colour: bool = False, everything: bool = False, width: int | None = None
+) -> str:
     """Several probes: each way once, with how often it was taken, and how they went together."""
     paint = Painter(colour)
     parts = []
     for number, group in enumerate(spread.groups, 1):
         head = f"way {number}: {group.count} of {spread.count} probes"
-        parts.append(f"{paint('bold', head)}\n{render_text(group.path, colour=colour, everything=everything)}\n")
+        text = render_text(group.path, colour=colour, everything=everything, width=width)
+        parts.append(f"{paint('bold', head)}\n{text}\n")
     parts.append(f"{spread.count} probes: " + ", ".join(f"{n} {outcome}" for outcome, n in spread.outcomes.items()))
-    width = max((len(place) for place in spread.answered_by), default=0)
+    longest = max((len(place) for place in spread.answered_by), default=0)
     for place, number in spread.answered_by.items():
-        parts.append(f"  {place:<{width}}  {number:>4}  {100 * number / spread.count:.0f} %")
+        parts.append(f"  {place:<{longest}}  {number:>4}  {100 * number / spread.count:.0f} %")
     return "\n".join(parts)
 
 
@@ -68,7 +82,7 @@ def _head(path: Path, paint: Painter) -> str:
     return f"{paint('bold', question.source)} to {paint('bold', question.target)}{named}, {question.protocol}"
 
 
-def _verdict_lines(path: Path, paint: Painter) -> Iterator[str]:
+def _verdict(path: Path, paint: Painter) -> str:
     verdict = path.verdict
     took = f" ({path.elapsed_ms:.0f} ms)" if path.elapsed_ms is not None else ""
     text = paint(_OUTCOME_STYLES.get(verdict.outcome, "bad"), verdict.outcome)
@@ -80,15 +94,15 @@ def _verdict_lines(path: Path, paint: Painter) -> Iterator[str]:
     if path.seen_source and verdict.outcome in _SEEN_BY:
         name = path.names.get(path.seen_source.rpartition(":")[0].strip("[]")) or path.names.get(path.seen_source, "")
         text += f"{_SEEN_BY[verdict.outcome]} {path.seen_source}" + (f" ({name})" if name else "")
-    yield text + took
-    if verdict.next:
-        yield f"{paint('bold', 'next:')} {verdict.next}"
+    return text + took
 
 
-def _leg_lines(hops: Sequence[Hop], names: Mapping[str, str], paint: Painter, everything: bool) -> Iterator[str]:
+def _group_steps(
+    hops: Sequence[Hop], names: Mapping[str, str], paint: Painter, everything: bool
+) -> Iterator[tuple[str, list[list[str]]]]:
+    """Each place in turn, with what happened there: of each step its lines."""
     shown: Packet | None = None
     for place, group in groupby(hops, key=lambda hop: hop.place):
-        yield f"  {paint('place', place)}"
         steps: list[list[str]] = []
         for hop in group:
             lines = list(_step(hop, shown, names, paint, everything))
@@ -98,10 +112,18 @@ def _leg_lines(hops: Sequence[Hop], names: Mapping[str, str], paint: Painter, ev
                 shown = hop.packet
             elif hop.kind == "rewrite" and shown is not None:  # told as such; the TTL is told at the next interface
                 shown = replace(hop.packet, ttl=shown.ttl)
-        for number, lines in enumerate(steps):
-            last = number == len(steps) - 1
-            yield f"  {'└─' if last else '├─'} {lines[0]}"
-            yield from (f"  {'  ' if last else '│ '} {line}" for line in lines[1:])
+        yield place, steps
+
+
+def _tree_lines(place: str, steps: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
+    """The place, and its steps on a bar that goes on beside all their lines and ends at the last step."""
+    yield f"  {place}"
+    for number, lines in enumerate(steps):
+        fork, bar = ("├─", "│ ") if number < len(steps) - 1 else ("└─", "  ")
+        lead = f"  {bar} {'':<{_LABEL + HANGING}}"
+        yield from fold(f"  {fork} {lines[0]}", width, lead)
+        for line in lines[1:]:
+            yield from fold(f"  {bar} {line}", width, lead)
 
 
 def _step(hop: Hop, before: Packet | None, names: Mapping[str, str], paint: Painter, everything: bool) -> Iterator[str]:
@@ -109,7 +131,7 @@ def _step(hop: Hop, before: Packet | None, names: Mapping[str, str], paint: Pain
     match hop.kind:
         case "interface":
             label = f"{hop.direction:<3} {hop.interface}"
-            yield f"{label:<{_LABEL}}{_difference(hop.packet, before, names)}".rstrip()
+            yield f"{label:<{_LABEL - 1}} {_difference(hop.packet, before, names)}".rstrip()
         case "hook":
             rules = hop.rules if everything else choose_telling(hop.rules)
             for number, rule in enumerate(rules):
@@ -143,11 +165,13 @@ def _rule(rule: RuleHit, paint: Painter) -> str:
     where = (
         f"{rule.family} {rule.table} {rule.chain}" if rule.table else rule.backend
     )  # a virtual server is in no table
-    table = paint("faint", f"{where}:")
+    bad = rule.verdict in ("drop", "reject")
+    inner = Painter(False) if bad else paint  # the end of a colour ends the one around it, too
+    table = inner("faint", f"{where}:")
     text = f"{table} {rule.text.removeprefix(f'-A {rule.chain} ')}"
     if rule.element:
-        text += f"  {paint('faint', '{')} {rule.element} {paint('faint', '}')}"
-    return paint("bad", text) if rule.verdict in ("drop", "reject") else text
+        text += f"  {inner('faint', '{')} {rule.element} {inner('faint', '}')}"
+    return paint("bad", text) if bad else text
 
 
 def _rewrite(hop: Hop, names: Mapping[str, str], paint: Painter) -> str:

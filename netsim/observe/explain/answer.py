@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from netsim.observe.explain.predict import Explanation, Way
+from netsim.observe.folding import HANGING, fold
 from netsim.observe.pathjson import parse_path, render_path
 from netsim.observe.pathtext import render_text
+
+_LEAD = " " * (len("  100%  ") + HANGING)  # of what is left of a way's line in the summary
 
 
 def dump_explanation(found: Explanation) -> dict[str, Any]:
@@ -24,16 +27,22 @@ def load_explanation(document: Mapping[str, Any]) -> Explanation:
 
 
 def render_explanation(
-    found: Explanation, *, every_way: bool = False, colour: bool = False, everything: bool = False
+    found: Explanation,
+    *,
+    every_way: bool = False,
+    colour: bool = False,
+    everything: bool = False,
+    width: int | None = None,
 ) -> str:
-    """The likeliest way, and of the others where they end; or all of them at length."""
+    """The likeliest way, and of the others where they end; or all of them at length. width: columns to fold at."""
     ways = found.ways if every_way else found.ways[:1]
     parts = []
     for number, way in enumerate(ways, 1):
         head = f"one of {len(found.ways)} ways: {number}, {way.probability:.0%}\n" if len(found.ways) > 1 else ""
-        parts.append(head + render_text(way.path, colour=colour, everything=everything))
+        parts.append(head + render_text(way.path, colour=colour, everything=everything, width=width))
     if not every_way and len(found.ways) > 1:
-        parts.append("\n".join(["ways (--all-ways shows each at length):", *_summary(found)]))
+        summary = [piece for line in _summary(found) for piece in fold(line, width, _LEAD)]
+        parts.append("\n".join(["ways (--all-ways shows each at length):", *summary]))
     return "\n\n".join(parts)
 
 

@@ -3,14 +3,27 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from netsim.observe.folding import HANGING, fold
 from netsim.observe.rules.choose import without_counters
 from netsim.observe.rules.model import Entry, Group, Line, NodeRules, ServiceRules
 
 _HEADINGS = {"chain": "chain", "map": "map", "set": "set", "ipset": "ipset", "server": "virtual server"}
 
 
-def render_rules(found: ServiceRules) -> str:
-    """Each node's rules. What a node has just as the first one shown is not repeated: only said."""
+def render_rules(found: ServiceRules, *, width: int | None = None) -> str:
+    """Each node's rules. What a node has just as the first one shown is not repeated: only said.
+
+    width: columns to fold at, None not to.
+    """
+    lines = [piece for line in _render(found) for piece in fold(line, width, _indent(line) + " " * HANGING)]
+    return "\n".join(lines) + "\n"
+
+
+def _indent(line: str) -> str:
+    return line[: len(line) - len(line.lstrip(" "))]
+
+
+def _render(found: ServiceRules) -> list[str]:
     lines = [f"{found.service}  " + ", ".join(str(entry) for entry in found.entries)]
     first: NodeRules | None = None
     for node in found.nodes:
@@ -26,7 +39,7 @@ def render_rules(found: ServiceRules) -> str:
         lines.append(
             f"  {'all' if not other else 'the other'} {same} as on node/{first.node} (--node {node.node} shows them)"
         )
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _render_node(node: NodeRules, groups: Sequence[Group]) -> Iterator[str]:

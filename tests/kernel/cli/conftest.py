@@ -1,10 +1,14 @@
 """A cluster made by the ``netsim`` program, and the program itself."""
 
+import errno
+import fcntl
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -25,9 +29,10 @@ class Netsim:
 
     @property
     def environment(self) -> dict[str, str]:
-        kept = {key: value for key, value in os.environ.items() if not key.startswith("NETSIM_")}
+        personal = ("COLUMNS", "LINES", "NO_COLOR")  # the tester's own terminal
+        kept = {k: value for k, value in os.environ.items() if not k.startswith("NETSIM_") and k not in personal}
         marks = {key: value for key, value in os.environ.items() if key == "NETSIM_TEST_SESSION"}
-        return {**kept, **marks, "NETSIM_STATE_DIR": str(self.state_dir)}
+        return {**kept, **marks, "TERM": "xterm", "NETSIM_STATE_DIR": str(self.state_dir)}
 
     def start(self, *argv: str, **options: Any) -> "subprocess.Popen[str]":
         """It heeds interrupts, which a job of a script, as tests may be, has inherited ignored."""
@@ -51,8 +56,28 @@ class Netsim:
         )
         return done
 
+    def on_terminal(self, *argv: str, columns: int) -> str:
+        """What one command line writes to a terminal of that many columns; its status is 0."""
+        master, slave = os.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        with self.start(*argv, stdin=slave, stdout=slave) as process:
+            os.close(slave)
+            screen = b"".join(iter(partial(_read_terminal, master), b""))
+            assert process.wait(TIMEOUT_S) == 0, screen
+        os.close(master)
+        return screen.decode().replace("\r\n", "\n")
+
     def json(self, *argv: str) -> Any:
         return json.loads(self(*argv, "-o", "json").stdout)
+
+
+def _read_terminal(master: int) -> bytes:
+    try:
+        return os.read(master, 65536)
+    except OSError as error:
+        if error.errno != errno.EIO:  # EIO: no process has the terminal open any more
+            raise
+        return b""
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -39,6 +40,25 @@ def test_the_way_to_a_service_is_a_tree(deployed: Netsim) -> None:
     for words in ("out eth0", "KUBE-SERVICES", "dnat ", "un-dnat ", "conntrack ", "route "):
         assert words in text
     assert lines[-1].startswith("delivered by pod/default/web-")
+    assert "\x1b" not in text
+
+
+@pytest.mark.parametrize("command", ["trace pod/client svc/web", "explain pod/client svc/web", "rules svc/web"])
+def test_on_a_terminal_lines_are_folded_and_in_a_pipe_they_are_whole(deployed: Netsim, command: str) -> None:
+    screen = deployed.on_terminal(*command.split(), columns=70)
+    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen).splitlines()
+    assert max(map(len, lines)) <= 70
+    assert ("\x1b[" in screen) == (not command.startswith("rules"))  # which has no colours
+    whole = deployed(*command.split()).stdout
+    assert '--comment "kubernetes service portals" -j KUBE-SERVICES' in whole
+    assert "kubernetes service portals" in " ".join(re.sub("[│ ]+", " ", "\n".join(lines)).split())
+
+
+def test_what_is_written_to_a_file_is_whole_on_a_terminal_too(deployed: Netsim, tmp_path: Path) -> None:
+    file = tmp_path / "way.txt"
+    assert deployed.on_terminal("trace", "pod/client", "svc/web", "-w", str(file), columns=70) == ""
+    text = file.read_text()
+    assert '--comment "kubernetes service portals" -j KUBE-SERVICES' in text
     assert "\x1b" not in text
 
 

@@ -1,5 +1,6 @@
 """Paths as text: the tree, what is left out of it, colours only where asked for."""
 
+import re
 from dataclasses import replace
 
 from netsim.observe.path import RuleHit
@@ -37,6 +38,69 @@ def test_everything_has_rules_that_led_nowhere() -> None:
 def test_colours_are_asked_for() -> None:
     assert "\x1b[" not in render_text(make_path())
     assert "\x1b[31;1mdropped\x1b[0m" in render_text(make_path(), colour=True)
+
+
+NARROW = """\
+pod/default/client to svc/default/web:80
+  (10.96.0.1:80), tcp
+
+there
+  pod/default/client
+  └─ out eth0       10.0.0.1:40000 >
+                      10.96.0.1:80
+                      (svc/default/web:htt
+                      p) tcp SYN, ttl 64
+  node/node-1
+  ├─ prerouting     ip nat PREROUTING: -j
+  │                   X
+  ├─ dnat           destination
+  │                   10.96.0.1:80
+  │                   (svc/default/web:htt
+  │                   p) is now
+  │                   10.244.0.3:8080
+  ├─ route          10.244.0.0/24 dev cni0
+  ├─ encapsulate    VXLAN 1: 172.18.0.2:5
+  │                   > 172.18.0.3:8472
+  ├─ conntrack      tcp 6 ...
+  └─ lost           gone
+
+dropped at node/node-1: gone (2 ms)
+next: look there
+note: dim"""
+
+
+def test_a_width_folds_lines_beside_the_bars_of_the_tree() -> None:
+    assert render_text(make_path(), everything=True, width=42) == NARROW
+    assert render_text(make_path(), width=200) == TEXT
+    coloured = render_text(make_path(), everything=True, width=42, colour=True)
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == NARROW
+
+
+def test_what_is_to_be_done_next_is_whole_to_be_copied() -> None:
+    command = "netsim exec node/node-1 -- " + "nft list ruleset " * 10
+    path = make_path()
+    path = replace(path, verdict=replace(path.verdict, next=command, cause="of much " * 10), notes=("much " * 12,))
+    lines = render_text(path, width=42).splitlines()
+    assert f"next: {command}" in lines
+    assert max(len(line) for line in lines if not line.startswith("next: ")) <= 42
+    end = lines.index(f"next: {command}")
+    assert lines[end - 2].startswith("  ")
+    assert lines[end + 1].startswith("note: ")
+    assert lines[end + 2].startswith("  ")
+
+
+def test_a_rule_that_drops_is_red_to_its_end() -> None:
+    rule = RuleHit("ip", "filter", "FORWARD", "-j DROP", "drop", element="x")
+    path = make_path()
+    hook = next(hop for hop in path.hops if hop.kind == "hook")
+    text = render_text(replace(path, hops=(replace(hook, rules=(rule,)),)), colour=True)
+    assert "\x1b[31;1mip filter FORWARD: -j DROP  { x }\x1b[0m" in text
+
+
+def test_a_long_name_of_an_interface_stands_apart_from_what_follows() -> None:
+    path = make_path()
+    text = render_text(replace(path, hops=(replace(path.hops[0], interface="veth80f0ebf9702"),)))
+    assert "└─ out veth80f0ebf9702 10.0.0.1:40000 >" in text
 
 
 def test_jumps_are_kept_that_led_somewhere() -> None:

@@ -168,3 +168,11 @@ def test_the_answer_as_json_and_as_text() -> None:
     assert text.count("-j DNAT") == 1
     assert "all 6 as on node/a" in text
     assert "no rule or map element" in text
+    narrow = render_rules(found, width=60).splitlines()
+    assert max(map(len, narrow)) <= 60
+    assert " ".join(" ".join(narrow).split()) == " ".join(text.split())
+    at = narrow.index("    chain PREROUTING")
+    assert narrow[at + 2 : at + 4] == [
+        '      [5:300] -A PREROUTING -m comment --comment "service',
+        '        portals" -j SERVICES',
+    ]
