@@ -69,6 +69,12 @@ class NetsimGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands_at)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The whole first sentence of each; click would cut it at 45 characters."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.commands_at]
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, found.get_short_help_str(limit=1000)) for name, found in commands if found])
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         found = self.commands_at.get(cmd_name)
         if found is None:

@@ -1,5 +1,6 @@
 """The command line without a cluster: help, wrong usage, exit statuses, and what a failure looks like."""
 
+import re
 from pathlib import Path
 
 import click
@@ -29,6 +30,19 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"\n  {name} " in text
     assert run([]) == 0
     assert capsys.readouterr().out == text
+
+
+@pytest.mark.parametrize("line", ["--help", "fault --help", "experiment --help"])
+def test_what_a_command_does_is_told_to_the_end_of_the_sentence(
+    line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run(line.split()) == 0
+    text = capsys.readouterr().out.partition("Commands:\n")[2].partition("\nExamples:")[0]
+    assert "..." not in text
+    told = re.findall(r"^  [a-z-]+ +(.*(?:\n {4,}.*)*)", text, flags=re.MULTILINE)
+    assert len(told) == sum(bool(re.match("  [a-z]", one)) for one in text.splitlines())
+    assert all(one.endswith(".") for one in told)
 
 
 @pytest.mark.parametrize("name", ALL)
