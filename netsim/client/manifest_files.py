@@ -35,12 +35,17 @@ def read_manifests(source: str | Path) -> list[SourceObject]:
     return _something(found, text, "its files are empty or have comments only")
 
 
-def _read_file(path: Path) -> list[SourceObject]:
+def read_text(path: Path) -> str:
+    """What is written in a file of YAML or JSON. Raises InputError: it can not be read, or is not UTF-8."""
     try:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(error.strerror or str(error), where=str(path), hint="check the path") from error
-    return parse_manifests(_decode(content, str(path)), str(path))
+    return _decode(content, str(path))
+
+
+def _read_file(path: Path) -> list[SourceObject]:
+    return parse_manifests(read_text(path), str(path))
 
 
 def _decode(content: bytes, where: str) -> str:

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from netsim.client.manifest_files import read_text
 from netsim.model.config import parse_config
 from netsim.model.errors import InputError, UsageError
+from netsim.model.manifests import parse_documents
 
 DEFAULT_NODES = 3
 
@@ -52,17 +52,10 @@ def _read_config(config: str | Path | Mapping[str, Any] | None) -> tuple[dict[st
         return {}, ""
     if isinstance(config, Mapping):
         return dict(config), ""
-    try:
-        document = yaml.safe_load(Path(config).read_text())
-    except OSError as error:
-        raise InputError(f"cannot read the topology: {error.strerror}", where=str(config)) from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"the topology is no text: {error.reason}", where=str(config)) from error
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise InputError(f"broken YAML: {error.problem}", where=f"{config}:{line}") from error
-    if document is None:
-        document = {}
+    documents = parse_documents(read_text(Path(config)), str(config))
+    if len(documents) > 1:
+        raise InputError("a topology is one YAML document, and here begins another", where=documents[1].position_of())
+    document = documents[0].value if documents and documents[0].value is not None else {}
     if not isinstance(document, dict):
         raise InputError("the topology must be a mapping", where=str(config), hint="see docs/configuration.md")
     return document, str(config)

@@ -5,9 +5,10 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
+from netsim.client.manifest_files import read_text
 from netsim.experiment.parse import parse_experiment
 from netsim.experiment.spec import Experiment, spell
-from netsim.model.errors import InputError, UsageError
+from netsim.model.errors import UsageError
 
 _SHIPPED = "shipped"
 
@@ -34,18 +35,9 @@ def read_experiment(path: Path) -> Experiment:
     """Raises InputError with file, line and field."""
 
     def read_manifest(name: str) -> str:
-        return _read(path.parent / name)
+        return read_text(path.parent / name)
 
-    return parse_experiment(_read(path), str(path), read_manifest)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot read: {error.strerror}", where=str(path)) from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"is no text: {error.reason}", where=str(path)) from error
+    return parse_experiment(read_text(path), str(path), read_manifest)
 
 
 def choose_combinations(experiment: Experiment, only: Mapping[str, list[str]]) -> Experiment:

@@ -208,7 +208,7 @@ class _Reader:
         elif error.context:
             words += f" ({error.context})"
         hint = "check the indentation and the quotes on this line and the one before"
-        if "'\\t'" in words or "found character that cannot start any token" in words:
+        if any(said in words for said in ("'\\t'", "tab character", "found character that cannot start any token")):
             hint = "indent with spaces: YAML forbids tabs there"
         return InputError(f"broken YAML: {words}", where=f"{self.file}:{line}", hint=hint)
 

@@ -153,6 +153,29 @@ def test_a_wrong_topology_file_is_status_1(tmp_path: Path, capsys: pytest.Captur
     assert capsys.readouterr().err.startswith(f"error: {path}: nodes: 1001 are more than")
 
 
+@pytest.mark.parametrize(
+    ("text", "error", "hint"),
+    [
+        (b"nodes: [", ":2: broken YAML: ", "the indentation and the quotes"),
+        (b"nodes: 3\n\tname: a\n", ":2: broken YAML: ", "indent with spaces"),
+        (b'nodes: 3\nname: "a\x01b"\n', ":2: character 0x01", ""),
+        (b"nodes: 3\nnodes: 4\n", ':2: the key "nodes" is there twice, first on line 1', ""),
+        (b"nodes: 3\n---\nnodes: 4\n", ":3: a topology is one YAML document", ""),
+        (b"hello\n", ": the topology must be a mapping", "docs/configuration.md"),
+        (b"nodes: 3\n# \xf6\n", ":2: byte 0xf6 is not UTF-8", "save the file as UTF-8"),
+    ],
+)
+def test_a_topology_is_read_as_manifests_are(
+    text: bytes, error: str, hint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "topology.yaml"
+    path.write_bytes(text)
+    assert run(["up", "lab", "--config", str(path)]) == 1
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"error: {path}{error}")
+    assert hint in "".join(rest)
+
+
 @pytest.mark.parametrize("line", ["status", "get pods", "exec pod/a -- ls", "apply -f web.yaml", "kubeconfig", "down"])
 def test_without_a_cluster_status_1_says_so(
     line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
