@@ -112,6 +112,7 @@ class NodeSync:
         self._finished = asyncio.Event()  # replaced after each sync
         self._ended_s = -float("inf")
         self._full_at_s = 0.0
+        self._looked_s = 0.0  # when the rules were looked at, or written whole
 
     @property
     def _config(self) -> ProxyConfig:
@@ -199,9 +200,14 @@ class NodeSync:
                 self._follower.unfollow(self.view.family)
 
     async def _run(self) -> None:
+        self._looked_s = self._clock.monotonic_s()
+        if self._observer is not None:
+            self._observer.queued()  # the first sync
         while not self._stopped:
-            if not await self._wait_for(self._wake, self._idle_s()):
+            woken = await self._wait_for(self._wake, self._idle_s())
+            if not self._idle_s():  # also where changes never pause
                 await self._check()
+            if not woken:
                 continue
             pause_s = self._ended_s + self._config.min_sync_period_s - self._clock.monotonic_s()
             if pause_s > 0:
@@ -213,18 +219,29 @@ class NodeSync:
 
     def _idle_s(self) -> float:
         """How long nothing need be done: until the next check for flushed rules, or the next attempt."""
-        return self._config.sync_period_s
+        return max(0.0, self._looked_s + self._config.sync_period_s - self._clock.monotonic_s())
 
     async def _check(self) -> None:
         """Find out whether someone flushed our rules, or whether it is time for a full sync, and see to it."""
         due = self._clock.monotonic_s() - self._full_at_s >= self._config.full_sync_period_s
-        if self.state is not None and not due and not self._has_moved():
+        if self.state is None or due or not await self._is_intact():
+            self.state = None
+            self.wake()
+        self._looked_s = self._clock.monotonic_s()
+
+    async def _is_intact(self) -> bool:
+        """Whether the node has what was written; where that can't be seen it is written again."""
+        try:
+            if self._has_moved():
+                return False
             async with self._gate:
                 if await self._target.is_intact(self.view):
-                    return
-            log.warning("%s: the proxy's rules were flushed by someone else; writing them again", self.view.node.name)
-        self.state = None
-        self._wake.set()
+                    return True
+        except NetsimError as error:
+            log.warning("%s: the proxy's rules can't be seen; writing them again: %s", self.view.node.name, error)
+            return False
+        log.warning("%s: the proxy's rules were flushed by someone else; writing them again", self.view.node.name)
+        return False
 
     async def _sync(self) -> None:
         started_s = self._clock.monotonic_s()
@@ -257,6 +274,8 @@ class NodeSync:
                 keep_for_good()
         self._under_way = -1
         self._ended_s = self._clock.monotonic_s()
+        if full:
+            self._looked_s = self._ended_s
         self.last_sync_s = self._ended_s - started_s
         finished, self._finished = self._finished, asyncio.Event()
         finished.set()

@@ -8,6 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from netsim.model.errors import KernelError
 from netsim.model.kinds import NODE
+from netsim.ruleset.iptables_model import make_tables
 from proxy.health.node import NodeHealth
 from proxy.metrics import Histogram, Now, ProxyMetrics
 from proxy.nodesync import count_rules
@@ -186,6 +187,38 @@ def test_a_proxy_that_cannot_write_is_ill_until_it_can() -> None:
             await cluster.clock.advance(CONFIG.sync_period_s)
             assert node.health.is_healthy(cluster.clock.wall_s())
             assert value(scrape(node.metrics), "sync_proxy_rules_service_changes_pending") == 0
+
+    asyncio.run(run())
+
+
+def test_a_proxy_whose_first_rules_cannot_be_written_is_ill_after_two_periods() -> None:
+    async def run() -> None:
+        cluster = ProxyCluster(1, CONFIG)
+        cluster.targets["node-1"].refuse = 4
+        tasks = [asyncio.create_task(cluster.informers.run()), asyncio.create_task(cluster.proxy.run())]
+        await let_run()
+        well = []
+        for _ in range(4):
+            await cluster.clock.advance(CONFIG.sync_period_s)
+            well.append(of(cluster).health.is_healthy(cluster.clock.wall_s()))
+        assert well == [True, False, False, True]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(run())
+
+
+def test_a_proxy_that_cannot_write_flushed_rules_again_is_ill() -> None:
+    async def run() -> None:
+        async with running(1, CONFIG) as cluster:
+            cluster.targets["node-1"].tables = make_tables()
+            cluster.targets["node-1"].refuse = 3
+            for _ in range(3):
+                await cluster.clock.advance(CONFIG.sync_period_s)
+            assert not of(cluster).health.is_healthy(cluster.clock.wall_s())
+            await cluster.clock.advance(CONFIG.sync_period_s)
+            assert of(cluster).health.is_healthy(cluster.clock.wall_s())
 
     asyncio.run(run())
 

@@ -3,11 +3,16 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import pytest
+
+from netsim.model.errors import KernelError
+from netsim.ruleset.iptables_model import make_tables
+from proxy.config import FamilyView
 from proxy.iptables.plan import IptablesDialect
 from proxy.nodesync import NodeSync
 from proxy.servicemap import ServiceMap, Snapshot
 from tests.unit.proxy.cluster import HandClock, MemoryTarget, let_run
-from tests.unit.proxy.make import make_endpoint, make_service, make_slice, make_view
+from tests.unit.proxy.make import CONFIG, make_endpoint, make_service, make_slice, make_view
 
 
 class Stage:
@@ -87,3 +92,40 @@ def test_what_changes_while_one_writes_is_the_next_ones() -> None:
         assert "10.244.1.3:8080" in stage.target.written[-1]
 
     play(scenario)
+
+
+def test_flushed_rules_are_noticed_also_where_changes_never_pause() -> None:
+    async def scenario(stage: Stage) -> None:
+        stage.target.tables = make_tables() | {"nat": stage.target.tables["nat"]}
+        for number in range(4):
+            await stage.clock.advance(CONFIG.sync_period_s / 3)
+            await stage.change(f"10.244.1.{number + 2}")
+        assert "KUBE-FORWARD" in stage.target.tables["filter"]
+        assert stage.sync.full_syncs == 2
+
+    play(scenario)
+
+
+def test_the_hourly_full_sync_comes_also_where_changes_never_pause() -> None:
+    async def scenario(stage: Stage) -> None:
+        for number in range(400):
+            await stage.clock.advance(10)
+            await stage.change(f"10.244.1.{number % 200 + 2}")
+        assert stage.sync.full_syncs == 2
+
+    play(scenario)
+
+
+def test_rules_that_cannot_be_looked_at_are_written_again(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(stage: Stage) -> None:
+        async def is_intact(_view: FamilyView) -> bool:
+            raise KernelError("nf_tables: No buffer space available")
+
+        stage.target.is_intact = is_intact  # type: ignore[method-assign]
+        await stage.clock.advance(CONFIG.sync_period_s)
+        assert stage.sync.full_syncs == 2
+        await stage.change("10.244.1.2")
+        assert "10.244.1.2:8080" in stage.target.written[-1]
+
+    play(scenario)
+    assert "No buffer space" in caplog.text
