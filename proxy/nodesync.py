@@ -113,6 +113,7 @@ class NodeSync:
         self._ended_s = -float("inf")
         self._full_at_s = 0.0
         self._looked_s = 0.0  # when the rules were looked at, or written whole
+        self._unclean: dict[ServicePortName, Entry | None] = {}  # whose stale flows could not be removed
 
     @property
     def _config(self) -> ProxyConfig:
@@ -227,6 +228,8 @@ class NodeSync:
         if self.state is None or due or not await self._is_intact():
             self.state = None
             self.wake()
+        elif self._unclean:
+            self.wake()
         self._looked_s = self._clock.monotonic_s()
 
     async def _is_intact(self) -> bool:
@@ -269,7 +272,8 @@ class NodeSync:
             if full:
                 self._full_at_s = started_s
             self._report(plan, self._clock.monotonic_s() - started_s, triggers_s)
-            await self._clean(snapshot, dict.fromkeys(snapshot.entries) | pending if first else pending)
+            # While rules were missing, flows to any service may have been tracked untranslated.
+            await self._clean(snapshot, dict.fromkeys(snapshot.entries) | pending if full else pending)
             if first and len(snapshot.entries) >= LARGE_MAP:
                 keep_for_good()
         self._under_way = -1
@@ -315,15 +319,19 @@ class NodeSync:
             self._wake.set()
 
     async def _clean(self, snapshot: Snapshot, changed: Mapping[ServicePortName, Entry | None]) -> None:
-        found = plan_frontends(changed, snapshot.entries)
+        older = {name: entry for name, entry in self._unclean.items() if entry is not None or name not in changed}
+        before = {**changed, **older}
+        self._unclean = {}
+        found = plan_frontends(before, snapshot.entries)
         if not found:
             return
         started_s = self._clock.monotonic_s()
         try:
             deleted = await self._cleaner.clean(found, self.view.node.ips, self.view.family)
-        except NetsimError as error:  # the rules are good; the next change of the service tries again
+        except NetsimError as error:  # the rules are good; the next sync, or the next check, tries again
             log.error("%s: removing stale UDP flows failed: %s", self.view.node.name, error)
             self.error = error
+            self._unclean = before
             return
         if self._observer is not None:
             self._observer.cleaned(self._clock.monotonic_s() - started_s, deleted)

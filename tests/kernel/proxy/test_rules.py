@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -19,7 +20,7 @@ from netsim.testing.waiting import wait_until
 from proxy.config import NodeView, ProxyConfig
 from proxy.iptables.plan import IptablesDialect, check_text
 from proxy.iptables.target import IptablesTarget
-from tests.kernel.proxy.node import PODS, RealNode, ask, real_node
+from tests.kernel.proxy.node import FAILURES, PODS, RealNode, ask, real_node
 from tests.unit.proxy.make import CONFIG, make_endpoint, make_map, make_service, make_slice, make_view
 
 pytestmark = pytest.mark.needs("root", "command:ip", "command:iptables-nft-restore")
@@ -144,6 +145,27 @@ def test_flushed_rules_come_back(spawner: Spawner, how: str) -> None:
         assert read_tables(node.node, spawner) != before
         wait_until("the rules are back", lambda: read_tables(node.node, spawner) == before, timeout_s=10)
         assert ask(node.pods["pod-1"], "10.96.0.77", 80).startswith("pod-2")
+
+
+def test_a_udp_client_that_sent_while_the_rules_were_gone_is_served(spawner: Spawner) -> None:
+    """What it sent is tracked untranslated, and would be for as long as it goes on (#48370)."""
+    ports = [{"name": "dns", "port": 53, "protocol": "UDP"}]
+    slice_ports = [{"name": "dns", "port": 8080, "protocol": "UDP"}]
+    with real_node(spawner, replace(CONFIG, sync_period_s=2.0)) as node:
+        node.put(
+            make_service(ip="10.96.0.77", ports=ports), make_slice([make_endpoint(PODS["pod-2"])], ports=slice_ports)
+        )
+        before = read_tables(node.node, spawner)
+        FLUSHES["iptables -t nat -F"](node)  # the tables stay, and with them the connection tracker
+        with node.pods["pod-1"].socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.bind(("", 40002))
+            assert ask(node.pods["pod-1"], "10.96.0.77", 53, client=client) in FAILURES
+            wait_until("the rules are back", lambda: read_tables(node.node, spawner) == before, timeout_s=10)
+            wait_until(
+                "an answer",
+                lambda: ask(node.pods["pod-1"], "10.96.0.77", 53, client=client).startswith("pod-2"),
+                timeout_s=10,
+            )
 
 
 def test_a_refused_restore_leaves_the_old_rules_and_heals(spawner: Spawner) -> None:

@@ -11,8 +11,11 @@ from proxy.config import FamilyView
 from proxy.iptables.plan import IptablesDialect
 from proxy.nodesync import NodeSync
 from proxy.servicemap import ServiceMap, Snapshot
+from proxy.staleflows import Frontends
 from tests.unit.proxy.cluster import HandClock, MemoryTarget, let_run
 from tests.unit.proxy.make import CONFIG, make_endpoint, make_service, make_slice, make_view
+
+DNS = make_service("dns", "10.96.0.78", ports=[{"name": "dns", "port": 53, "protocol": "UDP"}])
 
 
 class Stage:
@@ -129,3 +132,40 @@ def test_rules_that_cannot_be_looked_at_are_written_again(caplog: pytest.LogCapt
 
     play(scenario)
     assert "No buffer space" in caplog.text
+
+
+def test_stale_flows_that_could_not_be_removed_are_tried_again() -> None:
+    async def scenario(stage: Stage) -> None:
+        plain = stage.target.clean
+
+        async def fail(_found: Frontends, _ips: tuple[str, ...], _family: int) -> int:
+            raise KernelError("list flows: No buffer space available")
+
+        stage.target.clean = fail  # type: ignore[method-assign]
+        stage.map.update_service(None, DNS)
+        stage.sync.wake()
+        await let_run()
+        assert isinstance(stage.sync.error, KernelError)
+        stage.target.clean = plain  # type: ignore[method-assign]
+        await stage.clock.advance(CONFIG.sync_period_s)
+        assert [found.addresses for found in stage.target.cleaned] == [{("10.96.0.78", 53): frozenset()}]
+        assert stage.sync.error is None
+        await stage.clock.advance(CONFIG.sync_period_s)
+        assert len(stage.target.cleaned) == 1
+
+    play(scenario)
+
+
+def test_a_full_sync_looks_for_stale_flows_of_every_service() -> None:
+    """A datagram that came while the rules were gone is tracked untranslated, whoever's it was."""
+
+    async def scenario(stage: Stage) -> None:
+        stage.map.update_service(None, DNS)
+        stage.sync.wake()
+        await let_run()
+        stage.target.cleaned.clear()
+        stage.target.tables = make_tables()
+        await stage.clock.advance(CONFIG.sync_period_s)
+        assert [found.addresses for found in stage.target.cleaned] == [{("10.96.0.78", 53): frozenset()}]
+
+    play(scenario)
