@@ -158,6 +158,16 @@ def expand_node_ports(config: ProxyConfig, node_ips: tuple[str, ...]) -> ProxyCo
     return replace(config, node_port_addresses=tuple(dict.fromkeys(networks)))
 
 
+def serves_loopback(config: ProxyConfig) -> bool:
+    """Whether NodePorts answer on 127.0.0.1 in iptables mode: only if nodePortAddresses leaves loopback in.
+
+    The sysctl that opens the way there and the rule that keeps neighbours out of it go together (CVE-2020-8558).
+    """
+    asked = config.node_port_addresses
+    cidrs = choose_cidrs([cidr for text in asked for cidr in NODE_PORT_KEYWORDS.get(text, (text,))], 4)
+    return config.localhost_node_ports and (not asked or any(contains(cidr, "127.0.0.1") for cidr in cidrs))
+
+
 def split_address(text: str) -> tuple[str, int]:
     """``0.0.0.0:10256``, ``[::]:10256``: address and port. Raises InputError."""
     host, _, port = text.rpartition(":")
@@ -198,10 +208,8 @@ class FamilyView:
 
     @property
     def localhost_node_ports(self) -> bool:
-        """NodePorts on 127.0.0.1: IPv4 alone has them, and only if nodePortAddresses leaves loopback in."""
-        addresses = choose_cidrs(self.config.node_port_addresses, 4)
-        within = not addresses or any(contains(cidr, "127.0.0.1") for cidr in addresses)
-        return self.config.localhost_node_ports and self.family == 4 and within
+        """NodePorts on 127.0.0.1: IPv4 alone has them."""
+        return self.family == 4 and serves_loopback(self.config)
 
     def node_port_ips(self) -> tuple[str, ...] | None:
         """The addresses NodePorts answer on, or None for every local address.

@@ -11,7 +11,7 @@ from netsim.kernel.process import Spawner
 from netsim.kernel.sysctl import read_sysctl, write_sysctl
 from netsim.model.errors import FeatureMissing, KernelError
 from netsim.ruleset.iptables import Tables, parse_save
-from proxy.config import FamilyView, ProxyConfig
+from proxy.config import FamilyView, ProxyConfig, serves_loopback
 from proxy.dialect import Plan
 from proxy.iptables.names import COUNTERS, INVALID_COUNTER, PROBE
 from proxy.iptables.plan import NodeTables, check_text
@@ -43,7 +43,7 @@ class IptablesTarget:
         on 127.0.0.1 need.
         """
         if not self._prepared:
-            if self._config.localhost_node_ports and 4 in self._config.families:
+            if 4 in self._config.families and serves_loopback(self._config):
                 write_sysctl(self._netns, ROUTE_LOCALNET, 1)
             self._prepared = True
         tables = NodeTables(await self.look(family))

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from netsim.kernel.process import Spawner
+from netsim.kernel.sysctl import read_sysctl
 from netsim.model.kinds import NODE
 from netsim.testing.waiting import wait_until
 from proxy.config import ProxyConfig
+from proxy.kernelsettings import ROUTE_LOCALNET
 from tests.kernel.proxy.node import EXTERNAL_IP, GATEWAY, NODE_IP, PODS, RealNode, ask, real_node
 from tests.kernel.proxy.test_health import fetch
 from tests.unit.proxy.make import make_endpoint, make_service, make_slice
@@ -231,6 +233,25 @@ def test_neighbours_do_not_reach_loopback(spawner: Spawner) -> None:
         server.setblocking(False)
         with pytest.raises(BlockingIOError):
             server.recv(10)  # the first one did not come
+
+
+@pytest.mark.parametrize("addresses", [("172.18.0.0/16",), ("primary",), ("fd00::/8",)])
+def test_where_no_node_port_answers_on_loopback_the_way_there_stays_closed(
+    spawner: Spawner, addresses: tuple[str, ...]
+) -> None:
+    """There is no rule against neighbours then, so the sysctl must not be set either."""
+    with (
+        node_with(spawner, "iptables", node_port_addresses=addresses) as node,
+        node.node.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
+    ):
+        server.bind(("127.0.0.1", 9999))
+        server.setblocking(False)
+        send_martian(node)
+        # Sent after it by the same way: when that is here, the first one was dropped.
+        assert ask(node.external, NODE_IP, 30080) == "refused"
+        with pytest.raises(BlockingIOError):
+            server.recv(10)
+        assert read_sysctl(node.node, ROUTE_LOCALNET) == "0"
 
 
 def _firewall_line(node: RealNode) -> str:
