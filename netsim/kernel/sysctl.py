@@ -28,11 +28,7 @@ def read_sysctl(ns: Netns, name: str) -> str:
     """The value, without the newline. Raises KernelError; FeatureMissing where a kernel feature would bring it."""
     with ns.entered():
         try:
-            fd = os.open(_path(name), os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                return os.read(fd, 65536).decode().rstrip("\n")
-            finally:
-                os.close(fd)
+            return _read(name)
         except OSError as error:
             raise _error(ns, name, error) from error
 
@@ -43,13 +39,32 @@ def write_sysctl(ns: Netns, name: str, value: str | int) -> None:
 
 
 def write_sysctls(ns: Netns, values: Mapping[str, str | int]) -> None:
-    """Set them in order, in one visit. Raises KernelError at the first refusal; FeatureMissing as `read_sysctl`."""
+    """Set them in order, in one visit. Raises KernelError at the first refusal; FeatureMissing as `read_sysctl`.
+
+    Where a sysctl may not be written, as in a container, one that has its value already is no refusal.
+    """
     with ns.entered():
         for name, value in values.items():
             try:
                 _write(name, value)
             except OSError as error:
-                raise _error(ns, f"{name}={value}", error) from error
+                if not _has(name, value):
+                    raise _error(ns, f"{name}={value}", error) from error
+
+
+def _read(name: str) -> str:
+    fd = os.open(_path(name), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 65536).decode().rstrip("\n")
+    finally:
+        os.close(fd)
+
+
+def _has(name: str, value: str | int) -> bool:
+    try:
+        return _read(name) == str(value)
+    except OSError:
+        return False
 
 
 def _write(name: str, value: str | int) -> None:

@@ -93,6 +93,39 @@ def test_init_only_sets_what_needs_privileges_and_writes_no_rule(ns: Netns, spaw
     assert "KUBE" not in Iptables(ns, spawner).save()
 
 
+READ_ONLY = 'mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec "$@"'
+
+
+@pytest.mark.needs("command:unshare", "command:mount")
+def test_after_that_the_proxy_needs_no_writable_sysctls(ns: Netns, spawner: Spawner, tmp_path: Path) -> None:
+    """As in a container without privileges, where /proc/sys is read-only."""
+    confined = ("unshare", "-m", "sh", "-c", READ_ONLY, "sh")
+
+    async def run() -> None:
+        server = ApiServer(Store(":memory:"), ClusterConfig(), SystemClock())
+        await set_up(Api(server.transport()))
+        flags = ("--kubeconfig", str(tmp_path / "kubeconfig"), "--node-name", "node-1", "-v")
+        tool = Iptables(ns, spawner)
+        null = os.open(os.devnull, os.O_RDWR)
+        async with listening(server, tmp_path):
+            done = await spawner.run(ProcessSpec((*confined, *PROGRAM, "--init-only", *flags), netns=ns, cwd=ROOT))
+            assert done.returncode == 1
+            assert b"route_localnet=1: Read-only file system" in done.stderr
+            done = await spawner.run(ProcessSpec((*PROGRAM, "--init-only", *flags), netns=ns, cwd=ROOT))
+            assert done.returncode == 0, done.stderr
+            with (tmp_path / "log").open("wb") as log:
+                spec = ProcessSpec((*confined, *PROGRAM, *flags), netns=ns, cwd=ROOT)
+                process = await spawner.spawn(spec, stdin=null, stdout=null, stderr=log.fileno())
+            try:
+                await until("the rules", lambda: "--to-destination 10.244.1.2:8080" in tool.save())
+            finally:
+                process.kill(signal.SIGTERM)
+                assert await process.wait() == 0, (tmp_path / "log").read_text()
+        os.close(null)
+
+    asyncio.run(run())
+
+
 def test_a_taken_port_ends_the_program_where_asked(ns: Netns, spawner: Spawner, tmp_path: Path) -> None:
     async def run() -> None:
         server = ApiServer(Store(":memory:"), ClusterConfig(), SystemClock())
