@@ -111,7 +111,7 @@ async def _run(options: Options, spawner: Spawner) -> None:
                     component.add_node(NodeProxy(options.node_name, Netns.current(options.node_name), addresses))
                     if not options.node_ip:
                         informers.of(NODE).add_handler(_address_follower(component, options.node_name, addresses))
-                    group.create_task(_take_over(component, options.node_name, spawner))
+                    group.create_task(_take_over(component, options, spawner, clock))
             except BaseExceptionGroup as group_error:
                 raise _first(group_error) from None
     finally:
@@ -147,13 +147,16 @@ async def _stop_when(stop: asyncio.Event) -> None:
     raise _Stopped
 
 
-async def _take_over(component: ProxyComponent, node: str, spawner: Spawner) -> None:
+async def _take_over(component: ProxyComponent, options: Options, spawner: Spawner, clock: Clock) -> None:
     """Say when the rules are there, and only then remove what another mode left, which upstream does first."""
-    try:
-        await component.node_ready(node)
-    except NetsimError as error:  # the component logs it too, and tries again; until then the old rules serve
-        log.warning("%s", error)
-        return
+    node, ready = options.node_name, False
+    while not ready:
+        try:
+            await component.node_ready(node)
+            ready = True
+        except NetsimError as error:  # the component tries again; until then the old rules serve
+            log.warning("%s", error)
+            await clock.sleep(options.config.sync_period_s)
     log.info("%s: the rules of %d service ports are in place", node, component.summary()["servicePorts"])
     netns = Netns.current(node)
     for name, mode in MODES.items():

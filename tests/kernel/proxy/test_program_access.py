@@ -142,33 +142,62 @@ def test_a_taken_port_ends_the_program_where_asked(ns: Netns, spawner: Spawner, 
     asyncio.run(run())
 
 
+async def run_in_mode(
+    ns: Netns, spawner: Spawner, folder: Path, mode: str, done: Callable[[], bool], *more: str
+) -> None:
+    """The program in a mode, until its work is done."""
+    null = os.open(os.devnull, os.O_RDWR)
+    flags = ("--kubeconfig", str(folder / "kubeconfig"), "--node-name", "node-1", "--proxy-mode", mode, "-v", *more)
+    with (folder / "log").open("wb") as log:
+        spec = ProcessSpec((*PROGRAM, *flags), netns=ns, cwd=ROOT)
+        process = await spawner.spawn(spec, stdin=null, stdout=null, stderr=log.fileno())
+    os.close(null)
+    try:
+        await until(f"{mode} alone", done)
+    finally:
+        process.kill(signal.SIGTERM)
+        assert await process.wait() == 0, (folder / "log").read_text()
+
+
+def has_rules(tool: Iptables) -> bool:
+    return "--to-destination 10.244.1.2:8080" in tool.save()
+
+
 @pytest.mark.needs("nft")
 def test_the_rules_of_another_mode_go_once_its_own_are_there(ns: Netns, spawner: Spawner, tmp_path: Path) -> None:
     """A node whose proxy is started in another mode, as after a change of the DaemonSet."""
     tool = Iptables(ns, spawner)
 
-    async def run_in_mode(mode: str, done: Callable[[], bool]) -> None:
-        null = os.open(os.devnull, os.O_RDWR)
-        flags = ("--kubeconfig", str(tmp_path / "kubeconfig"), "--node-name", "node-1", "--proxy-mode", mode, "-v")
-        with (tmp_path / "log").open("wb") as log:
-            spec = ProcessSpec((*PROGRAM, *flags), netns=ns, cwd=ROOT)
-            process = await spawner.spawn(spec, stdin=null, stdout=null, stderr=log.fileno())
-        os.close(null)
-        try:
-            await until(f"{mode} alone", done)
-        finally:
-            process.kill(signal.SIGTERM)
-            assert await process.wait() == 0, (tmp_path / "log").read_text()
+    async def run() -> None:
+        server = ApiServer(Store(":memory:"), ClusterConfig(), SystemClock())
+        await set_up(Api(server.transport()))
+        async with listening(server, tmp_path):
+            place = (ns, spawner, tmp_path)
+            await run_in_mode(*place, "iptables", lambda: has_rules(tool))
+            await run_in_mode(*place, "nftables", lambda: "KUBE" not in tool.save() and has_nft_table(ns))
+            await run_in_mode(*place, "iptables", lambda: has_rules(tool) and not has_nft_table(ns))
 
-    def has_rules() -> bool:
-        return "--to-destination 10.244.1.2:8080" in tool.save()
+    asyncio.run(run())
+
+
+@pytest.mark.needs("nft")
+def test_they_go_also_where_the_first_attempt_fails(ns: Netns, spawner: Spawner, tmp_path: Path) -> None:
+    tool = Iptables(ns, spawner)
+
+    def alone() -> bool:
+        if "writing the proxy's rules failed" in (tmp_path / "log").read_text():
+            tool.restore(b"*nat\n:MINE - [0:0]\n-X MINE\nCOMMIT\n")  # now it may succeed
+        return has_rules(tool) and not has_nft_table(ns)
 
     async def run() -> None:
         server = ApiServer(Store(":memory:"), ClusterConfig(), SystemClock())
         await set_up(Api(server.transport()))
         async with listening(server, tmp_path):
-            await run_in_mode("iptables", has_rules)
-            await run_in_mode("nftables", lambda: "KUBE" not in tool.save() and has_nft_table(ns))
-            await run_in_mode("iptables", lambda: has_rules() and not has_nft_table(ns))
+            await run_in_mode(ns, spawner, tmp_path, "nftables", lambda: has_nft_table(ns))
+            # Somebody's rule leads to a stale chain, which so can't be deleted.
+            stale = b"*nat\n:MINE - [0:0]\n:KUBE-SEP-STALE - [0:0]\n-A MINE -j KUBE-SEP-STALE\nCOMMIT\n"
+            tool.restore(stale)
+            await run_in_mode(ns, spawner, tmp_path, "iptables", alone, "--iptables-sync-period", "1s")
+        assert "writing the proxy's rules failed" in (tmp_path / "log").read_text()
 
     asyncio.run(run())
