@@ -29,7 +29,8 @@ log = logging.getLogger(__name__)
 RETRY_S = 5.0  # upstream tries a taken port again after that
 _TEXT = {"Content-Type": "text/plain; charset=utf-8", "X-Content-Type-Options": "nosniff"}
 _NOT_FOUND = Answer(404, b"404 page not found\n", _TEXT)
-_Opened = dict[ServiceKey, tuple[int, list[HttpServer]]]
+_Place = tuple[int, tuple[str, ...]]  # a port, and the addresses that it is open on
+_Opened = dict[ServiceKey, tuple[_Place, list[HttpServer]]]
 
 
 class Surroundings(Protocol):
@@ -159,23 +160,29 @@ class NodeHealth:
     async def _serve_checks(self, family: int) -> None:
         """Open and close health-check node ports, so that they are what the last sync wanted."""
         wanted, opened = self._checks[family], self._open[family]
-        for key, (port, servers) in list(opened.items()):
-            if key not in wanted or wanted[key].port != port:
+        addresses = self._choose_addresses(family) if wanted else ()
+        for key, (place, servers) in list(opened.items()):
+            if key not in wanted or place != (wanted[key].port, addresses):
                 del opened[key]
                 await asyncio.gather(*(server.close() for server in servers))
         self._failed = {f for f in self._failed if f[0] != family or f[1] in wanted}
         for key, check in wanted.items():
             if key not in opened:
-                await self._open_check(family, key, check.port)
+                await self._open_check(family, key, (check.port, addresses))
 
-    async def _open_check(self, family: int, key: ServiceKey, port: int) -> None:
+    def _choose_addresses(self, family: int) -> tuple[str, ...]:
+        """Where health-check node ports are open: where NodePorts answer."""
         view = self._views[family]
         addresses = view.node_port_ips()
         if addresses is None and view.config.mode == "nftables" and not view.config.node_port_addresses:
-            addresses = (view.node.ip(family),)  # that mode's default is `primary`
+            addresses = tuple(filter(None, (view.node.ip(family),)))  # that mode's default is `primary`
+        return ("0.0.0.0" if family == 4 else "::",) if addresses is None else addresses
+
+    async def _open_check(self, family: int, key: ServiceKey, place: _Place) -> None:
+        port, addresses = place
         servers: list[HttpServer] = []
         try:
-            for address in ("0.0.0.0" if family == 4 else "::",) if addresses is None else addresses:
+            for address in addresses:
                 listener = open_listener(self._netns, address, port)
                 servers.append(HttpServer(listener, partial(self._answer_check, family, key)))
         except KernelError as error:
@@ -186,7 +193,7 @@ class NodeHealth:
                 log.error("%s: the health check of %s/%s: %s", self.name, *key, error)
                 self._around.health_check_failed(self.name, key, port, error)
             return
-        self._open[family][key] = (port, servers)
+        self._open[family][key] = (place, servers)
         for server in servers:
             await server.start()
 

@@ -122,6 +122,25 @@ def test_health_check_node_ports_follow_services_and_endpoints(served: RealNode)
     wait_for(served, 31000, 0)
 
 
+@pytest.mark.parametrize("options", [{"mode": "nftables"}, {"node_port_addresses": ("primary",)}])
+def test_health_check_node_ports_are_where_node_ports_are_and_follow_the_node(
+    spawner: Spawner, options: dict[str, Any]
+) -> None:
+    with real_node(spawner, replace(CONFIG, families=(4, 6), **options)) as node:  # the node has no IPv6 address
+        node.put(make_service(ip="10.96.0.77", **BALANCED), make_slice([make_endpoint("10.244.1.2")]))
+        wait_for(node, 31000, 200)
+        assert status_of(node.node, "127.0.0.1", 31000) == 0
+        node.run(node.node, "ip", "addr", "add", "172.18.0.9/16", "dev", "eth0")
+
+        async def move() -> None:
+            node.proxy.set_addresses("node-1", ("172.18.0.9",))
+            await node.proxy.settle(node.server.revision())
+
+        node.call(move())
+        wait_until("the new address", lambda: status_of(node.node, "172.18.0.9", 31000) == 200)
+        assert status_of(node.node, NODE_IP, 31000) == 0
+
+
 def test_a_port_that_is_taken_is_an_event_and_the_others_go_on(served: RealNode) -> None:
     taken = served.node.socket(socket.AF_INET, socket.SOCK_STREAM)
     with taken:
