@@ -50,7 +50,9 @@ def logs(state: State, pod: str, namespace: str, container: str | None, follow: 
         if error.code == 404 and pod.split("/", maxsplit=1)[0] in KIND_WORDS:
             error.hint = f"logs are of pods, by name: netsim get pods -l SELECTOR lists those of {pod}"
         if error.code == 400 and not error.hint:
-            error.hint = f"choose one with -c NAME; netsim describe pod {name} -n {namespace} shows them"
+            error.hint = (
+                f"-c NAME chooses a container; netsim describe pod {name} -n {namespace} shows them and their states"
+            )
         raise
     for piece in chunks(response):
         sys.stdout.buffer.write(piece)

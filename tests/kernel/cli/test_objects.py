@@ -170,6 +170,13 @@ def test_logs(deployed: Netsim) -> None:
     missing = deployed("logs", "nope", status=1).stderr.splitlines()
     assert missing == ['error: pods "nope" not found', "next: netsim get pods -A shows what there is"]
     assert "-c NAME" in deployed("logs", "client", "-c", "nope", status=1).stderr
+    broken = {"containers": [{"name": "x", "image": "busybox", "command": ["no-such-program"]}]}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "broken"}, "spec": broken}
+    deployed("apply", "-f", "-", "--timeout", "2", input=json.dumps(pod), status=1)
+    error, hint = deployed("logs", "broken", status=1).stderr.splitlines()
+    assert "is waiting to start: RunContainerError" in error
+    assert hint.endswith("netsim describe pod broken -n default shows them and their states")
+    deployed("delete", "pod", "broken")
     assert "next: logs are of pods" in deployed("logs", "deploy/web", status=1).stderr
 
 
