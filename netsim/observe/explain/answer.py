@@ -5,8 +5,9 @@ from typing import Any
 
 from netsim.observe.explain.predict import Explanation, Way
 from netsim.observe.folding import HANGING, fold
+from netsim.observe.path import Path
 from netsim.observe.pathjson import parse_path, render_path
-from netsim.observe.pathtext import render_text
+from netsim.observe.pathtext import end, render_text
 
 _LEAD = " " * (len("  100%  ") + HANGING)  # of what is left of a way's line in the summary
 
@@ -52,5 +53,14 @@ def _summary(found: Explanation) -> list[str]:
         verdict, path = way.path.verdict, way.path
         where = f" by {path.answered_by}" if path.answered_by else (f" at {verdict.place}" if verdict.place else "")
         seen = f", which sees {path.seen_source}" if path.answered_by and path.seen_source else ""
-        lines.append(f"  {way.probability:4.0%}  {verdict.outcome}{where}{seen}")
+        meant = "" if path.answered_by else _endpoint(path)
+        lines.append(f"  {way.probability:4.0%}  {verdict.outcome}{where}{seen}{meant}")
     return lines if found.complete else [*lines, "  ... and more"]
+
+
+def _endpoint(path: Path) -> str:
+    """What chance had picked for a packet that did not come there: it tells one lost way from another."""
+    picked = next((hop.packet for hop in reversed(path.hops) if hop.rewrite == "dnat"), None)
+    if picked is None:
+        return ""
+    return f", on its way to {end(picked.destination, picked.destination_port, path.names)}"

@@ -11,7 +11,8 @@ SUMMARY = """\
 ways (--all-ways shows each at length):
    67%  delivered by pod/default/web-0, which sees
           10.244.0.1
-   33%  dropped at node/node-1"""
+   33%  dropped at node/node-1, on its way to
+          10.244.0.3:8080"""
 
 
 def delivered(path: Path) -> Path:
