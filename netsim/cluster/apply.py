@@ -193,7 +193,7 @@ async def wait_gone(api: Api, objects: Sequence[Object], timeout_s: float) -> No
             if time.monotonic() > deadline:
                 raise TimeoutExpired(
                     f"{kind.singular}/{name_of(obj)} is still being deleted after {timeout_s:g} s",
-                    hint="its finalizers or its pods' grace periods hold it: netsim describe",
+                    hint="finalizers, its pods' grace periods or a node that is gone hold it: netsim describe",
                 )
             await asyncio.sleep(POLL_S)
 

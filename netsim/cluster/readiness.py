@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from netsim.client.api import Api
 from netsim.model.errors import ApiError
-from netsim.model.kinds import EVENT, POD, kind_of
+from netsim.model.kinds import EVENT, NODE, POD, kind_of
 from netsim.model.objects import Object, is_pod_ready, name_of, namespace_of
 
 
@@ -85,6 +85,9 @@ async def explain_unready(api: Api, item: NotReady) -> str:
     obj = item.object
     namespace = namespace_of(obj) or None
     text = f"  {obj['kind'].lower()}/{name_of(obj)}: {item.reason}"
+    node = obj["spec"].get("nodeName") if obj["kind"] == "Pod" else None
+    if node and node not in [name_of(one) for one in (await api.list(NODE)).items]:
+        text += f"\n    its nodeName is {node}, and there is no such node"
     if obj["kind"] in ("Deployment", "ReplicaSet") and namespace:
         labels = ",".join(f"{key}={value}" for key, value in _match_labels(obj).items())
         for pod in (await api.list(POD, namespace, labels=labels)).items:

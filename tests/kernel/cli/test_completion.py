@@ -11,6 +11,8 @@ import pytest
 
 from tests.kernel.cli.conftest import PROGRAM, TIMEOUT_S, Netsim
 
+pytestmark = pytest.mark.needs("root")
+
 SERVICES = {"svc/kubernetes", "svc/web", "svc/kube-system/kube-dns"}
 
 

@@ -1,11 +1,13 @@
 """apply, get, describe, logs and delete against a real cluster, as a person and as a script use them."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import yaml
 
+from netsim.cluster.handle import attach
 from tests.kernel.cli.conftest import Netsim
 
 pytestmark = pytest.mark.needs("root")
@@ -221,3 +223,16 @@ def test_a_timeout_says_what_is_not_ready_and_why(netsim: Netsim) -> None:
     assert "pod/homeless" in done.stderr
     assert "node" in done.stderr
     netsim("delete", "pod", "homeless")
+
+
+def test_a_pod_for_a_node_that_is_not_there_says_so(netsim: Netsim, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = {"nodeName": "node-9", "containers": [{"name": "main", "image": "pause"}]}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "astray"}, "spec": spec}
+    done = netsim("apply", "-f", "-", "--timeout", "0.5", input=json.dumps(pod), status=1)
+    assert "its nodeName is node-9, and there is no such node" in done.stderr
+    held = netsim("delete", "pod", "astray", "--timeout", "0.5", status=1)
+    assert "a node that is gone" in held.stderr
+    monkeypatch.setenv("NETSIM_STATE_DIR", str(netsim.state_dir))
+    with closing(attach("cli")) as cluster:
+        cluster.request("DELETE", "/api/v1/namespaces/default/pods/astray", body={"gracePeriodSeconds": 0})
+    assert "astray" not in netsim("get", "pods").stdout
