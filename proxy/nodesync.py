@@ -112,6 +112,7 @@ class NodeSync:
         self._finished = asyncio.Event()  # replaced after each sync
         self._ended_s = -float("inf")
         self._full_at_s = 0.0
+        self._failed_whole = False  # the last sync, and it was a full one
         self._looked_s = 0.0  # when the rules were looked at, or written whole
         self._unclean: dict[ServicePortName, Entry | None] = {}  # whose stale flows could not be removed
 
@@ -268,7 +269,7 @@ class NodeSync:
             self._triggers_s[:0] = triggers_s
             self._fail(error, pending, full)
         else:
-            self.generation, self.error = snapshot.generation, None
+            self.generation, self.error, self._failed_whole = snapshot.generation, None, False
             if full:
                 self._full_at_s = started_s
             self._report(plan, self._clock.monotonic_s() - started_s, triggers_s)
@@ -307,7 +308,10 @@ class NodeSync:
         return plan
 
     def _fail(self, error: NetsimError, pending: dict[ServicePortName, Entry | None], full: bool) -> None:
-        """The old rules go on serving. A partial sync is tried again whole and at once, a full one after syncPeriod."""
+        """The old rules go on serving. A partial sync is tried again whole and at once; so is a full one, but when that
+        fails too, after syncPeriod: what somebody took away while it was written (iptables-restore fails then) is there
+        at once, and what can't be written is not tried without end.
+        """
         log.error("%s: writing the proxy's rules failed: %s", self.view.node.name, error)
         self.failures += 1
         self.error = error
@@ -315,8 +319,9 @@ class NodeSync:
             self._observer.failed(full)
         self.state = None
         self._pending = pending | {n: e for n, e in self._pending.items() if n not in pending}
-        if not full:
+        if not full or not self._failed_whole:
             self._wake.set()
+        self._failed_whole = full
 
     async def _clean(self, snapshot: Snapshot, changed: Mapping[ServicePortName, Entry | None]) -> None:
         older = {name: entry for name, entry in self._unclean.items() if entry is not None or name not in changed}

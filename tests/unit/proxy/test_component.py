@@ -118,7 +118,7 @@ def test_a_failed_sync_leaves_the_old_rules_and_is_repeated_whole() -> None:
 def test_a_node_that_refuses_again_is_an_error_and_heals_after_the_sync_period() -> None:
     async def scenario(cluster: ProxyCluster) -> None:
         good, bad = cluster.targets["node-1"], cluster.targets["node-2"]
-        bad.refuse = 3
+        bad.refuse = 4
         await cluster.put(make_service(ip="10.96.0.77"))
         with pytest.raises(KernelError, match="refused"):
             await cluster.settle()
@@ -131,6 +131,19 @@ def test_a_node_that_refuses_again_is_an_error_and_heals_after_the_sync_period()
         assert bad.tables == good.tables
 
     play(scenario, nodes=2)
+
+
+def test_a_full_sync_that_fails_is_tried_again_at_once() -> None:
+    """As iptables-restore fails when somebody flushes tables while it writes them."""
+
+    async def scenario(cluster: ProxyCluster) -> None:
+        target = cluster.targets["node-1"]
+        target.refuse = 2  # the change, and all of it again
+        await cluster.put(make_service(ip="10.96.0.77"))
+        await cluster.settle()
+        assert any("10.96.0.77" in spec for spec in target.tables["filter"]["KUBE-SERVICES"])
+
+    play(scenario)
 
 
 def test_a_family_that_fails_does_not_hold_up_the_other() -> None:

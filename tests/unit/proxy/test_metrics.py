@@ -174,7 +174,7 @@ def test_a_proxy_that_cannot_write_is_ill_until_it_can() -> None:
         async with running(1, CONFIG) as cluster:
             node = of(cluster)
             await cluster.clock.advance(1)
-            cluster.targets["node-1"].refuse = 4
+            cluster.targets["node-1"].refuse = 5
             await cluster.put(make_service(ip="10.96.0.77"))
             with pytest.raises(KernelError):
                 await cluster.settle()
@@ -194,7 +194,7 @@ def test_a_proxy_that_cannot_write_is_ill_until_it_can() -> None:
 def test_a_proxy_whose_first_rules_cannot_be_written_is_ill_after_two_periods() -> None:
     async def run() -> None:
         cluster = ProxyCluster(1, CONFIG)
-        cluster.targets["node-1"].refuse = 4
+        cluster.targets["node-1"].refuse = 5
         tasks = [asyncio.create_task(cluster.informers.run()), asyncio.create_task(cluster.proxy.run())]
         await let_run()
         well = []
@@ -213,7 +213,7 @@ def test_a_proxy_that_cannot_write_flushed_rules_again_is_ill() -> None:
     async def run() -> None:
         async with running(1, CONFIG) as cluster:
             cluster.targets["node-1"].tables = make_tables()
-            cluster.targets["node-1"].refuse = 3
+            cluster.targets["node-1"].refuse = 4
             for _ in range(3):
                 await cluster.clock.advance(CONFIG.sync_period_s)
             assert not of(cluster).health.is_healthy(cluster.clock.wall_s())
