@@ -34,7 +34,7 @@ NODE_IP, GATEWAY, EXTERNAL_IP = "172.18.0.2", "10.244.1.1", "203.0.113.5"
 PODS = {"pod-1": "10.244.1.2", "pod-2": "10.244.1.3", "pod-3": "10.244.1.4"}
 FAILURES = ("refused", "silence")
 SLOWNESS = 5.0 if os.environ.get("NETSIM_IN_VM") else 1.0  # of this machine: software emulation
-SILENCE_S = 0.4 * SLOWNESS  # long enough for the kernel's answer, short enough for a test
+SILENCE_S = 0.8 * SLOWNESS  # less than the second after which a SYN is sent again, more than a busy machine needs
 PATIENCE_S = 10.0 * SLOWNESS  # for that of a program, which a busy machine lets wait
 
 
