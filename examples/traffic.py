@@ -5,6 +5,7 @@ each kind, traces the last kind from place to place, and takes everything down a
 where the kernel allows user namespaces.
 """
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -158,5 +159,8 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
+        sys.stdout.flush()
     except NetsimError as error:
         sys.exit(f"demo: {error}")
+    except BrokenPipeError:  # whoever read it has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -63,7 +63,7 @@ class Ipvs(Channel):
                 "ipvs",
                 "the kernel has no IPVS (CONFIG_IP_VS)",
                 where=ns.name if ns else "",
-                hint="modprobe ip_vs, a kernel that has it, or another --proxy-mode",
+                hint="modprobe ip_vs, a kernel that has it, or another proxy mode",
             ) from None
 
     def _find_family(self) -> int:
