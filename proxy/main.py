@@ -125,7 +125,9 @@ def choose_access(options: Options) -> ServerAccess:
     """
     if options.kubeconfig:
         access = read_kubeconfig(options.kubeconfig)
-        return replace(access, server=options.master.rstrip("/")) if options.master else access
+        if options.master:  # the name in the certificate is that of the other server
+            return replace(access, server=options.master.rstrip("/"), server_name="")
+        return access
     if options.master:
         return ServerAccess(server=options.master.rstrip("/"))
     given = read_service_account(os.environ)

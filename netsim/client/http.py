@@ -36,6 +36,8 @@ class HttpTransport:
         self._token_read_ns = 0
         self._unix = access.server.removeprefix("unix://") if access.server.startswith("unix://") else ""
         self._base = "http://localhost" if self._unix else access.server
+        # Of tls-server-name: the name in the server's certificate, where that is not the host's.
+        self._tls: dict[str, Any] = {"server_hostname": access.server_name} if access.server_name else {}
 
     @classmethod
     def from_unix_socket(cls, path: Path | str) -> "HttpTransport":
@@ -74,6 +76,7 @@ class HttpTransport:
                 data=data,
                 headers=headers,
                 timeout=aiohttp.ClientTimeout(total=self._timeout_s, connect=CONNECT_TIMEOUT_S),
+                **self._tls,
             ) as response:
                 return Response(response.status, await _read_body(response))
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
@@ -86,7 +89,9 @@ class HttpTransport:
         timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S)
         try:
             headers = self._authorization()
-            response = await session.get(self._base + path, params=dict(query), headers=headers, timeout=timeout)
+            response = await session.get(
+                self._base + path, params=dict(query), headers=headers, timeout=timeout, **self._tls
+            )
             if response.status >= 400:
                 body = await _read_body(response)
                 response.release()

@@ -79,9 +79,10 @@ def parse_kubeconfig(text: str, file: Path, context: str = "") -> ServerAccess:
         if user.get(unsupported):
             hint = "use a client certificate or a token"
             raise InputError(f"users: {unsupported} credentials are not supported", where=str(file), hint=hint)
-    token, token_file = str(user.get("token") or ""), ""
-    if not token and user.get("tokenFile"):
-        token_file = str(file.parent / str(user["tokenFile"]))
+    token = str(user.get("token") or "")
+    # A token beside it is for as long as the file can't be read (client-go tools/clientcmd/client_config.go).
+    token_file = str(file.parent / str(user["tokenFile"])) if user.get("tokenFile") else ""
+    if token_file and not token:
         token = _read(Path(token_file), file).decode().strip()
     return ServerAccess(
         server=str(cluster["server"]).rstrip("/"),

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,16 @@ def test_what_is_wrong_is_named_with_the_file(tmp_path: Path, change: dict[str, 
     assert raised.value.where == str(path)
 
 
+def test_a_token_file_goes_before_a_token_which_serves_while_it_is_not_there(tmp_path: Path) -> None:
+    access = read_kubeconfig(write(tmp_path / "config", {"token": "first", "tokenFile": "token"}))
+    transport = HttpTransport(access)
+    assert transport._authorization() == {"Authorization": "Bearer first"}
+    (tmp_path / "token").write_text("renewed\n")
+    assert transport._authorization() == {"Authorization": "Bearer renewed"}
+    with pytest.raises(InputError, match="cannot read"):
+        read_kubeconfig(write(tmp_path / "config", {"tokenFile": "absent"}))
+
+
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot read the kubeconfig"):
         read_kubeconfig(tmp_path / "absent")
@@ -86,6 +97,35 @@ def test_only_the_certificate_of_the_kubeconfig_gets_in(tmp_path: Path) -> None:
         with pytest.raises(ApiError, match="certificate verify failed"):
             await doubter.list(NAMESPACE)
         for client in (api, stranger, doubter):
+            await client.close()
+        await runner.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("name", ["kubernetes.default.svc", "elsewhere.example"])
+def test_the_certificate_must_be_of_the_server_name(tmp_path: Path, name: str) -> None:
+    """As where a server is reached by an address that its certificate does not have: 127.0.0.2."""
+
+    async def main() -> None:
+        listener = socket.create_server(("127.0.0.2", 0))
+        address = f"https://127.0.0.2:{listener.getsockname()[1]}"
+        tls = make_certificates(tmp_path, cluster="test")
+        runner = await serve(
+            ApiServer(Store(), ClusterConfig(), SystemClock()), unix_socket=None, tcp_socket=listener, tls=tls
+        )
+        access = ServerAccess(address, tls.ca_pem, tls.client_certificate, tls.client_key)
+        nameless, named = Api(HttpTransport(access)), Api(HttpTransport(replace(access, server_name=name)))
+        with pytest.raises(ApiError, match="certificate verify failed"):
+            await nameless.list(NAMESPACE)
+        if name.startswith("kubernetes"):
+            listed = await named.list(NAMESPACE)
+            stream = await named.watch(NAMESPACE, revision=listed.revision)
+            await stream.aclose()
+        else:
+            with pytest.raises(ApiError, match="certificate verify failed"):
+                await named.list(NAMESPACE)
+        for client in (nameless, named):
             await client.close()
         await runner.close()
 

@@ -154,10 +154,12 @@ def test_where_the_api_server_is(tmp_path: Path) -> None:
     file = tmp_path / "kubeconfig"
     file.write_text(
         "kind: Config\ncurrent-context: c\ncontexts: [{name: c, context: {cluster: c, user: u}}]\n"
-        "clusters: [{name: c, cluster: {server: 'https://k'}}]\nusers: [{name: u, user: {token: secret}}]\n"
+        "clusters: [{name: c, cluster: {server: 'https://k', tls-server-name: k.example}}]\n"
+        "users: [{name: u, user: {token: secret}}]\n"
     )
     access = choose_access(parse_options(["--kubeconfig", str(file), "--master", "https://m"]))
-    assert (access.server, access.token) == ("https://m", "secret")
+    assert (access.server, access.token, access.server_name) == ("https://m", "secret", "")
+    assert choose_access(parse_options(["--kubeconfig", str(file)])).server_name == "k.example"
 
 
 def test_keywords_of_node_port_addresses() -> None:
