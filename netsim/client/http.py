@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import os
+import socket
 import ssl
 import tempfile
 from collections import deque
@@ -23,6 +24,9 @@ log = logging.getLogger(__name__)
 USER_AGENT = "netsim"
 REQUEST_TIMEOUT_S = 60.0
 CONNECT_TIMEOUT_S = 10.0
+# A watch may be silent for long: a server that went without a word, as with its machine, is found out within 45 s, as
+# by client-go (k8s.io/apimachinery pkg/util/net/http.go: HTTP/2 pings). Seconds, seconds, probes: tcp(7).
+KEEPALIVE = {socket.TCP_KEEPIDLE: 30, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
 
 
 class HttpTransport:
@@ -100,6 +104,7 @@ class HttpTransport:
                 raise ApiError(response.status, "", str(body).strip() or f"HTTP status {response.status}")
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise self._unreachable(error) from error
+        _keep_alive(response)
         return HttpWatchStream(response, int(query.get("resourceVersion") or 0), self._access.server)
 
     async def close(self) -> None:
@@ -142,6 +147,17 @@ class HttpTransport:
             f"no answer from the API server at {self._access.server}: {words}",
             hint="see whether the cluster runs: netsim list",
         )
+
+
+def _keep_alive(response: "ClientResponse") -> None:
+    """Have the kernel ask now and then whether the server is still there."""
+    connection = response.connection  # None: all is read already
+    transport = connection.transport if connection is not None else None
+    opened = transport.get_extra_info("socket") if transport is not None else None
+    if opened is not None and opened.family != socket.AF_UNIX:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in KEEPALIVE.items():
+            opened.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 async def _read_body(response: "ClientResponse") -> Any:
