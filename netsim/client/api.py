@@ -39,6 +39,14 @@ def check_response(response: Response) -> Any:
     raise ApiError(response.status, "", str(response.body).strip() or f"HTTP status {response.status}")
 
 
+def check_object(response: Response) -> Any:
+    """As `check_response`, where the body must be an object: other servers answer 200 with a page of theirs."""
+    body = check_response(response)
+    if not isinstance(body, dict):
+        raise ApiError(502, "", f"no object of the Kubernetes API: {str(body).strip()[:80]!r}")
+    return body
+
+
 class Api:
     """One API server. Objects handed out are shared: copy before changing them."""
 
@@ -53,12 +61,12 @@ class Api:
         self, kind: Kind, name: str, namespace: str | None = None, *, subresource: str | None = None
     ) -> Object:
         response = await self.transport.request("GET", kind.path(namespace, name, subresource))
-        return check_response(response)  # type: ignore[no-any-return]
+        return check_object(response)  # type: ignore[no-any-return]
 
     async def list(self, kind: Kind, namespace: str | None = None, *, labels: str = "", fields: str = "") -> ObjectList:
         """All objects of a kind, of one namespace or of all (None)."""
         response = await self.transport.request("GET", kind.path(namespace), query=_selectors(labels, fields))
-        body = check_response(response)
+        body = check_object(response)
         items = body.get("items") or []
         if items and "kind" not in items[0]:  # upstream leaves the type out in lists; ours repeats it
             items = [{"apiVersion": kind.api_version, "kind": kind.kind, **item} for item in items]

@@ -211,7 +211,18 @@ class HttpWatchStream:
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         for line in lines:
             if line.strip():
-                self._events.append(json.loads(line))
+                self._events.append(self._parse(line))
+
+    def _parse(self, line: bytes) -> dict[str, Any]:
+        """An event; ApiError for what is none, as the page of a gateway that has lost its server."""
+        try:
+            event = json.loads(line)
+        except ValueError:
+            event = None
+        if not isinstance(event, dict) or not isinstance(event.get("object"), dict) or "type" not in event:
+            words = line[:80].decode(errors="replace").strip()
+            raise ApiError(502, "", f"the watch on {self._server} brought no event: {words!r}")
+        return event
 
 
 def make_ssl_context(access: ServerAccess) -> ssl.SSLContext:

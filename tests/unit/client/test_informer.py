@@ -1,11 +1,13 @@
 """Informers in process and over HTTP, against the real API server."""
 
 import asyncio
+import json
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from netsim.apiserver.core import ApiServer
 from netsim.apiserver.http import Runner, serve
@@ -254,6 +256,48 @@ def test_over_http_an_expired_revision_is_listed_again(tmp_path: Path) -> None:
         await running(informer, nothing)
         await api.close()
         await front.stop()
+
+    run(body)
+
+
+def test_pages_of_somebody_elses_are_waited_out(tmp_path: Path) -> None:
+    """As a gateway gives, with status 200, that has lost its server: in place of a list, an object, and an event."""
+    listed = {"kind": "ConfigMapList", "items": [], "metadata": {"resourceVersion": "5"}}
+    obj = {"metadata": {"name": "a", "namespace": "default", "uid": "u", "resourceVersion": "6"}}
+    event = json.dumps({"type": "ADDED", "object": obj}).encode() + b"\n"
+    answers = iter(["page", "page", listed, b"<html>\n", listed, b'{"sorry": true}\n', listed, event])
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        said = next(answers, None)
+        if isinstance(said, str):
+            return web.Response(text=said)
+        if isinstance(said, dict):
+            return web.json_response(said)
+        stream = web.StreamResponse()
+        await stream.prepare(request)
+        await stream.write(said or b"")
+        if said == event:
+            await asyncio.sleep(5)
+        return stream
+
+    async def body() -> None:
+        server = web.Server(answer)
+        listener = await asyncio.get_running_loop().create_unix_server(server, str(tmp_path / "api.sock"))
+        api = Api(HttpTransport.from_unix_socket(tmp_path / "api.sock"))
+        with pytest.raises(ApiError, match="no object of the Kubernetes API: 'page'"):
+            await api.get(CONFIG_MAP, "a", "default")
+        clock = FakeClock()
+        informer = Informer(api, CONFIG_MAP, clock=clock)
+        task = asyncio.create_task(informer.run())
+        while not len(informer):
+            await asyncio.sleep(0.001)
+            await clock.advance(1)
+            assert not task.done()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await api.close()
+        listener.close()
+        await server.shutdown(1)
 
     run(body)
 
