@@ -96,7 +96,7 @@ class IpvsDialect:
             for key, server in block.servers.items():
                 wanted.setdefault(key, server)
         state = NodeState(blocks, wanted, local_ips, _count(blocks.values()))
-        excluded = view.config.ipvs_exclude_cidrs
+        excluded = choose_cidrs(view.config.ipvs_exclude_cidrs, snapshot.family)
         have = {
             key: Server(virtual, tuple(real for real, at in reals.items() if at.weight))
             for key, (virtual, reals) in existing.servers.items()

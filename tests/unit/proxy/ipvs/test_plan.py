@@ -238,10 +238,11 @@ def test_any_row_of_changes_ends_where_a_fresh_proxy_would_begin(seed: int) -> N
         assert dict(state.uses) == dict(whole.state.uses)
 
 
-def test_somebody_elses_virtual_servers_stay_in_the_networks_excluded() -> None:
+@pytest.mark.parametrize("excluded", [("192.0.2.0/24",), ("fd00::/8", "192.0.2.1/24")])
+def test_somebody_elses_virtual_servers_stay_in_the_networks_excluded(excluded: tuple[str, ...]) -> None:
     kept, gone = ServerKey("tcp", "192.0.2.7", 80), ServerKey("tcp", "192.0.3.7", 80)
     own = ServerKey("tcp", "192.0.2.8", 80)  # ours in spite of the network, and with a real server too many
-    config = ProxyConfig(mode="ipvs", ipvs_exclude_cidrs=("192.0.2.0/24",))
+    config = ProxyConfig(mode="ipvs", ipvs_exclude_cidrs=excluded)
     existing = Existing(servers={key: (VirtualServer(), {FAR: RealState()}) for key in (kept, gone, own)})
     snapshot = make_map([make_service(externalIPs=["192.0.2.8"])]).snapshot()
     plan = IpvsDialect().plan_full(snapshot, make_view(config=config), existing)
