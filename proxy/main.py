@@ -20,7 +20,7 @@ from netsim.model.clock import Clock, SystemClock
 from netsim.model.errors import ApiError, FeatureMissing, InputError, NetsimError, UsageError
 from netsim.model.kinds import NODE
 from netsim.model.objects import Object
-from proxy.addresses import parse_ip
+from proxy.addresses import family_of, parse_ip
 from proxy.component import NodeProxy, ProxyComponent
 from proxy.configuration import render_document
 from proxy.kernelsettings import ensure_settings
@@ -109,8 +109,8 @@ async def _run(options: Options, spawner: Spawner) -> None:
                         group.create_task(follow_service_cidrs(api, informers, clock, component.set_service_cidrs))
                     addresses = await _node_addresses(api, options, clock)
                     component.add_node(NodeProxy(options.node_name, Netns.current(options.node_name), addresses))
-                    if not options.node_ip:
-                        informers.of(NODE).add_handler(_address_follower(component, options.node_name, addresses))
+                    if not _is_bound(options):
+                        informers.of(NODE).add_handler(_address_follower(component, options, addresses))
                     group.create_task(_take_over(component, options, spawner, clock))
             except BaseExceptionGroup as group_error:
                 raise _first(group_error) from None
@@ -170,13 +170,13 @@ async def _take_over(component: ProxyComponent, options: Options, spawner: Spawn
 
 
 async def _node_addresses(api: Api, options: Options, clock: Clock) -> tuple[str, ...]:
-    """The node's addresses: --bind-address, or the Node object's, waiting for it to be there."""
-    if options.node_ip:
+    """The node's addresses: --bind-address and the Node object's, waiting for that to be there if it is needed."""
+    if _is_bound(options):
         return (options.node_ip,)
     said = ""
     while True:
         try:
-            addresses = read_addresses(await api.get(NODE, options.node_name))
+            addresses = choose_addresses(options, await api.get(NODE, options.node_name))
             if addresses:
                 return addresses
             problem = f'nodes "{options.node_name}" has no addresses yet'
@@ -190,20 +190,33 @@ async def _node_addresses(api: Api, options: Options, clock: Clock) -> tuple[str
         await clock.sleep(NODE_RETRY_S)
 
 
+def _is_bound(options: Options) -> bool:
+    """Whether --bind-address says all there is to know of the node's addresses."""
+    return bool(options.node_ip) and {family_of(options.node_ip)} >= set(options.config.families)
+
+
+def choose_addresses(options: Options, node: Object) -> tuple[str, ...]:
+    """A Node's addresses; --bind-address goes before those of its family (detectNodeIPs, server.go)."""
+    found, bound = read_addresses(node), options.node_ip
+    if not bound:
+        return found
+    return (bound, *(ip for ip in found if family_of(ip) != family_of(bound)))
+
+
 def _address_follower(
-    component: ProxyComponent, name: str, addresses: tuple[str, ...]
+    component: ProxyComponent, options: Options, addresses: tuple[str, ...]
 ) -> Callable[[Object | None, Object | None], None]:
     """Takes the Node's new addresses over. Upstream's ends then, and trusts that somebody starts it again (node.go).
 
     A Node that is gone or has none for a while, as when it registers anew, is no reason to forget what it had.
     """
-    known = addresses
+    known, name = addresses, options.node_name
 
     def follow(_old: Object | None, new: Object | None) -> None:
         nonlocal known
         if new is None or new["metadata"]["name"] != name:
             return
-        now = read_addresses(new)
+        now = choose_addresses(options, new)
         if now and now != known:
             log.info("%s: addresses %s, before: %s", name, ", ".join(now), ", ".join(known))
             known = now

@@ -6,7 +6,7 @@ import pytest
 from netsim.model.errors import NetsimError, UsageError
 from proxy.config import FamilyView, NodeView, expand_node_ports
 from proxy.durations import parse_duration, render_duration
-from proxy.main import choose_access, main, read_addresses
+from proxy.main import choose_access, choose_addresses, main, read_addresses
 from proxy.options import parse_options
 
 NEEDED = ["--kubeconfig", "k", "--node-name", "n"]
@@ -95,6 +95,24 @@ def test_node_addresses_internal_first() -> None:
     node = {"status": {"addresses": [{"type": kind, "address": address} for kind, address in addresses]}}
     assert read_addresses(node) == ("172.18.0.2", "fd00::2", "192.0.2.1")
     assert read_addresses({}) == ()
+
+
+@pytest.mark.parametrize(
+    ("bind", "expected"),
+    [
+        ("0.0.0.0", ("172.18.0.2", "fd00::2", "192.0.2.1")),
+        ("172.18.0.9", ("172.18.0.9", "fd00::2")),
+        ("fd00::9", ("fd00::9", "172.18.0.2", "192.0.2.1")),
+    ],
+)
+def test_a_bind_address_is_for_its_own_family(bind: str, expected: tuple[str, ...]) -> None:
+    options = parse_options([*NEEDED, "--bind-address", bind, "--cluster-cidr", "10.1.0.0/16,fd00:1::/56"])
+    addresses = [
+        {"type": "InternalIP", "address": "172.18.0.2"},
+        {"type": "InternalIP", "address": "fd00::2"},
+        {"type": "ExternalIP", "address": "192.0.2.1"},
+    ]
+    assert choose_addresses(options, {"status": {"addresses": addresses}}) == expected
 
 
 def test_the_node_is_this_host_unless_said() -> None:
