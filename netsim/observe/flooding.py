@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 
 from netsim.observe.evidence import Reader
-from netsim.observe.flow import Seen
+from netsim.observe.flow import Seen, tuple_of
 from netsim.observe.journey import Pass
 
 _MAC = re.compile(r"\blink/ether (\S+)")
@@ -33,6 +33,7 @@ class Links:
 def without_copies(passes: Sequence[Pass], reader: Reader) -> tuple[Pass, ...]:
     """The passes of one leg without places that merely heard it, and without ports that lead to those."""
     links = Links(reader)
+    passes = _gathered(passes, links)
     overheard = [one for one in passes if is_overheard(one, links)]
     kept = [one for one in passes if one not in overheard]
     if kept and kept[-1].outs and overheard:
@@ -42,6 +43,27 @@ def without_copies(passes: Sequence[Pass], reader: Reader) -> tuple[Pass, ...]:
         follower = kept[number + 1] if number + 1 < len(kept) else None
         _keep_port(one, follower, links)
     return _joined(kept)
+
+
+def _gathered(passes: Sequence[Pass], links: Links) -> list[Pass]:
+    """What a bridge sent out of its ports as one pass: a copy may arrive elsewhere before the next one is sent."""
+    gathered: list[Pass] = []
+    for one in passes:
+        begun = next((p for p in reversed(gathered) if p.place == one.place and p.outer == one.outer), None)
+        if begun is not None and begun.outs and not one.ins and _are_copies(one, begun.outs[-1], links):
+            begun.outs += one.outs
+            begun.stay = begun.stay or one.stay
+        else:
+            gathered.append(one)
+    return gathered
+
+
+def _are_copies(one: Pass, sent: Seen, links: Links) -> bool:
+    """Whether all that left is what the bridge had ``sent`` already, out of further ports."""
+    same = all(
+        tuple_of(seen.packet) == tuple_of(sent.packet) and seen.packet.ttl == sent.packet.ttl for seen in one.outs
+    )
+    return same and all(" master " in links(one.place, seen.sighting.interface) for seen in one.outs)
 
 
 def is_overheard(one: Pass, links: Links) -> bool:
