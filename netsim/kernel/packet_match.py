@@ -1,7 +1,8 @@
 """What one packet looks like wherever it is met, as data; and that as a packet filter, as nf_tables rules, in Python.
 
 Addresses and ports change on a packet's way, so a pattern looks at what does not: from the transport header on, at
-fixed offsets. It takes an IP header without options or extension headers; packets of netsim's probes have none.
+fixed offsets. It takes an IP header without options or extension headers; packets of netsim's probes have none, but
+where they travel in pieces IPv6's fragment header, which a pattern has as its protocol.
 Sources: Documentation/networking/filter.rst; include/uapi/linux/netfilter/nf_tables.h.
 """
 

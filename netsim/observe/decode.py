@@ -21,6 +21,7 @@ _TCP_FLAGS = ((0x02, "SYN"), (0x04, "RST"), (0x01, "FIN"), (0x10, "ACK"))
 _EXTENSIONS = frozenset({0, 43, 60})  # hop-by-hop, routing, destination options: length in units of 8 bytes
 _FRAGMENT = 44
 _EXTENSIONS_MAX = 8
+FIRST_FRAGMENT = ", first fragment"  # how a note ends
 _UNREACHABLE = {  # of ICMP type 3, by code (RFC 792, RFC 1812)
     0: "network unreachable",
     1: "host unreachable",
@@ -126,21 +127,19 @@ def _decode_ipv4(data: bytes, inside: bool) -> Decoded | None:
         note = f"fragment at {offset * 8}"
         return Decoded(replace(packet, note=note), identification, fragment=True)
     decoded = replace(_decode_transport(packet, data[9], data[header:], inside), identification=identification)
-    if more and decoded.packet.outer is None:
-        note = f"{decoded.packet.note}, first fragment".removeprefix(", ")
-        return replace(decoded, packet=replace(decoded.packet, note=note))
-    return decoded
+    return _note_fragment(decoded) if more else decoded
 
 
 def _decode_ipv6(data: bytes, inside: bool) -> Decoded | None:
     if len(data) < 40 or data[0] >> 4 != 6:
         return None
-    number, offset, position = data[6], 40, 0
+    number, offset, position, more = data[6], 40, 0, False
     for _ in range(_EXTENSIONS_MAX):
         if number in _EXTENSIONS and len(data) >= offset + 8:
             number, offset = data[offset], offset + 8 + data[offset + 1] * 8
         elif number == _FRAGMENT and len(data) >= offset + 8:
             position = int.from_bytes(data[offset + 2 : offset + 4]) & 0xFFF8
+            more = bool(data[offset + 3] & 1)
             number, offset = data[offset], offset + 8
         else:
             break
@@ -153,7 +152,16 @@ def _decode_ipv6(data: bytes, inside: bool) -> Decoded | None:
     )
     if position:
         return Decoded(replace(packet, note=f"fragment at {position}"), fragment=True)
-    return _decode_transport(packet, number, data[offset:], inside)
+    decoded = _decode_transport(packet, number, data[offset:], inside)
+    return _note_fragment(decoded) if more else decoded
+
+
+def _note_fragment(decoded: Decoded) -> Decoded:
+    """A datagram's first piece, which has its ports; of a tunnel's the packet inside is told."""
+    if decoded.packet.outer is not None:
+        return decoded
+    note = f"{decoded.packet.note}{FIRST_FRAGMENT}".removeprefix(", ")
+    return replace(decoded, packet=replace(decoded.packet, note=note))
 
 
 def _decode_transport(packet: Packet, number: int, data: bytes, inside: bool) -> Decoded:

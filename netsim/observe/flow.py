@@ -7,11 +7,12 @@ the connection) takes the same ways and is left out.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from netsim.observe.decode import VXLAN_PORTS, Decoded, decode_frame, decode_network
+from netsim.observe.decode import FIRST_FRAGMENT, VXLAN_PORTS, Decoded, decode_frame, decode_network
 from netsim.observe.evidence import Evidence, RuleEvent, Sighting
 from netsim.observe.path import Leg, Packet
 
 _Endpoint = tuple[str, int]
+_ECHO_LEGS: dict[str, Leg] = {"echo request": "there", "echo reply": "back"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,18 +105,17 @@ class Flow:
 
     def _leg_of(self, decoded: Decoded, *, learn: bool) -> Leg | None:
         packet = decoded.packet
+        leg: Leg | None = None
         if decoded.is_error:
             return self._leg_of_error(decoded)
         if packet.protocol in ("icmp", "icmpv6"):
             if self._protocol != "icmp":
                 return None
-            leg: Leg | None = {"echo request": "there", "echo reply": "back"}.get(packet.note)  # type: ignore[assignment]
+            leg = _ECHO_LEGS.get(packet.note.removesuffix(FIRST_FRAGMENT))
         elif packet.protocol == "tcp":
             leg = self._leg_of_segment(decoded)
         elif packet.protocol == self._protocol:
             leg = self._leg_of_datagram(packet, learn)
-        else:
-            leg = None
         if learn and leg == "there":
             self._sources.add((packet.source, packet.source_port))
             self._targets.add((packet.destination, packet.destination_port))
@@ -157,6 +157,7 @@ class Flow:
                 probe = source in self._sources or target in self._targets
                 answer = source in self._targets and target in self._sources
                 return "back" if packet.protocol == self._protocol and probe and not answer else None
-            return "back" if self._protocol == "icmp" and packet.note != "echo reply" else None
+            echo = _ECHO_LEGS.get(packet.note.removesuffix(FIRST_FRAGMENT))
+            return "back" if self._protocol == "icmp" and echo != "back" else None
         # Cut before the quoted addresses, as in the rule trace: it goes to one that probed.
         return "back" if decoded.packet.destination in {address for address, _ in self._sources} else None

@@ -7,7 +7,7 @@ Each of these also inside VXLAN. A number of another connection matches with a c
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,6 +27,8 @@ _ETHER_TYPES = {4: b"\x08\x00", 6: b"\x86\xdd"}
 _VXLAN_PORTS = (4789, 8472)  # IANA's, and Linux' own default
 _VXLAN_INNER = _UDP_BYTES + _VXLAN_BYTES + ETHER_BYTES
 _TCP_SPAN = 3  # SYN and FIN take a number each; no data is sent
+_FRAGMENT, _FRAGMENT_BYTES = 44, 8  # IPv6's header of a datagram's pieces (RFC 8200, 4.5)
+_IPV6_LEAST_MTU_BYTES = 1280  # RFC 8200, 5
 _ECHO = b"echo "  # agnhost's netexec answers "echo WORD" with the word
 
 
@@ -56,6 +58,12 @@ class Signature:
         return (at,) if at == 0 or self.port == DNS_PORT else (at, 0)
 
     @property
+    def _may_be_cut(self) -> bool:
+        """Whether it may travel in pieces that look different: of IPv4 the first one does not."""
+        size = IP_BYTES[6] + _UDP_BYTES + len(self.payload)
+        return self.family == 6 and self.protocol != "tcp" and size > _IPV6_LEAST_MTU_BYTES
+
+    @property
     def own_patterns(self) -> tuple[Pattern, ...]:
         """The probe, its answers and the errors about it."""
         return tuple(self._own_patterns())
@@ -78,35 +86,39 @@ class Signature:
     def capture_patterns(self, source_port: int, *, vxlan: bool) -> tuple[Pattern, ...]:
         """What is the probe's for certain. UDP: also what is sent to ``source_port``, the probe's own."""
         answer = Pattern(_UDP, (equals(2, struct.pack("!H", source_port)),), (self.family,))
-        own = (*self.own_patterns, *((answer,) if self.protocol == "udp" else ()))
+        own = (*self.own_patterns, *(self._with_pieces([answer]) if self.protocol == "udp" else ()))
         return (*own, *(_in_vxlan(pattern, self.family) for pattern in own)) if vxlan else own
 
     def maybe_patterns(self, *, vxlan: bool) -> tuple[Pattern, ...]:
         """UDP: all that might be an answer with other addresses and ports, of which `Answers` keeps those that are."""
         if self.protocol != "udp":
             return ()
+        every = self._with_pieces([Pattern(_UDP, (), (self.family,))])
         if not vxlan:
-            return (Pattern(_UDP, (), (self.family,)),)
+            return every
         # Not all that VXLAN carries, which may be every connection between two nodes: only the datagrams in it.
         gaps = [0, *(edge for port in _VXLAN_PORTS for edge in (port - 1, port + 1)), 65535]
         ranges = zip(gaps[::2], gaps[1::2], strict=True)
-        other = tuple(
+        other = [
             Pattern(_UDP, (Test(2, struct.pack("!H", low), struct.pack("!H", high)),), (self.family,))
             for low, high in ranges
-        )
-        return (_in_vxlan(Pattern(_UDP, (), (self.family,)), self.family), *other)
+        ]
+        return (*(_in_vxlan(pattern, self.family) for pattern in every), *self._with_pieces(other))
 
     def _own_patterns(self) -> Iterator[Pattern]:
         number, family = _NUMBERS[self.protocol][self.family], (self.family,)
-        shapes = list(self._shapes())
-        for shape in shapes:
-            yield Pattern(number, (shape,), family)
+        own = self._with_pieces([Pattern(number, (shape,), family) for shape in self._shapes()])
+        yield from own
         quoted = _ICMP_BYTES + IP_BYTES[self.family]
         low, high = _ERROR_TYPES[self.family]
         error = Test(0, bytes((low,)), bytes((high,)))
-        about = equals(_ICMP_BYTES + _PROTOCOL_AT[self.family], bytes((number,)))
-        for shape in shapes:
-            yield Pattern(_ICMP[self.family], (error, about, shape.shifted(quoted)), family)
+        for one in own:
+            about = equals(_ICMP_BYTES + _PROTOCOL_AT[self.family], bytes((one.protocol,)))
+            tests = (error, about, *(test.shifted(quoted) for test in one.tests))
+            yield Pattern(_ICMP[self.family], tests, family)
+
+    def _with_pieces(self, patterns: Sequence[Pattern]) -> tuple[Pattern, ...]:
+        return (*patterns, *(_first_piece(pattern) for pattern in patterns if self._may_be_cut))
 
     def _shapes(self) -> Iterator[Test]:
         if self.protocol == "tcp":
@@ -124,6 +136,12 @@ class Signature:
 def make_signature(protocol: Protocol, family: int, port: int, number: int, size: int = 0) -> Signature:
     """``number``: 32 bits, by which this probe differs from others. ``size``: bytes of its payload, if that many."""
     return Signature(protocol, family, port, b"netsim-%08x" % number, min(number, 0xFFFFFFFF - _TCP_SPAN), size)
+
+
+def _first_piece(pattern: Pattern) -> Pattern:
+    """The same packet as the first fragment of an IPv6 datagram: its offset is 0, whatever its flags."""
+    header = (equals(0, bytes((pattern.protocol,))), Test(2, b"\0\0", b"\0\7"))
+    return Pattern(_FRAGMENT, (*header, *(test.shifted(_FRAGMENT_BYTES) for test in pattern.tests)), pattern.families)
 
 
 def _in_vxlan(pattern: Pattern, family: int) -> Pattern:
@@ -174,7 +192,12 @@ def _udp_flow(packet: bytes) -> Flow | None:
     """Of VXLAN that of the packet inside."""
     family = packet[0] >> 4 if packet else 0
     start = IP_BYTES.get(family, 0)
-    if not start or len(packet) < start + _UDP_BYTES or packet[_PROTOCOL_AT[family]] != _UDP:
+    if not start or len(packet) < start + _UDP_BYTES:
+        return None
+    protocol = packet[_PROTOCOL_AT[family]]
+    if family == 6 and protocol == _FRAGMENT and packet[start + 2 : start + 4] <= b"\0\7":
+        protocol, start = packet[start], start + _FRAGMENT_BYTES
+    if protocol != _UDP or len(packet) < start + _UDP_BYTES:
         return None
     if int.from_bytes(packet[start + 2 : start + 4], "big") in _VXLAN_PORTS:
         return _udp_flow(packet[start + _VXLAN_INNER :])

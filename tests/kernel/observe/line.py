@@ -91,8 +91,10 @@ class Line:
         assert done.returncode == 0, f"{script}\n{done.stderr.decode()}"
         return done.stdout.decode()
 
-    def ask(self, protocol: Any, address: str, port: int = 0, *, source: str = "client", **options: Any) -> Evidence:
-        question = Question(source, address, protocol, address, port)
+    def ask(
+        self, protocol: Any, address: str, port: int = 0, *, source: str = "client", size: int = 0, **options: Any
+    ) -> Evidence:
+        question = Question(source, address, protocol, address, port, size)
         return collect(question, self.places, source, spawner=self.spawner, **options)
 
 

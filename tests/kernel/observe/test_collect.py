@@ -6,9 +6,11 @@ import threading
 import pytest
 
 from netsim.model.errors import UsageError
+from netsim.observe.assemble import assemble
 from netsim.observe.collect import collect
 from netsim.observe.evidence import RuleEvent
 from netsim.observe.path import Question
+from netsim.observe.reader import KernelReader
 from tests.kernel.observe.line import (
     ANSWER,
     CLIENT,
@@ -60,6 +62,17 @@ def test_ping(line: Line, family: int) -> None:
     assert evidence.reply.result == "answered"
     assert crossings(evidence, "echo request") == THERE
     assert crossings(evidence, "echo reply") == BACK
+
+
+@BOTH
+@pytest.mark.parametrize("protocol", ["udp", "icmp"])
+def test_a_probe_in_pieces_has_its_whole_way(line: Line, protocol: str, family: int) -> None:
+    evidence = line.ask(protocol, SERVER[family], UDP_PORT if protocol == "udp" else 0, size=3000)
+    assert evidence.reply.result == "answered"
+    assert crossings(evidence) == THERE + BACK, "of each packet its first piece"
+    path = assemble(evidence, KernelReader(line.places), {})
+    assert (path.verdict.outcome, path.answered_by) == ("delivered", "server")
+    assert "first fragment" in path.hops[0].packet.note
 
 
 def test_rules_of_nft_in_the_order_of_the_packet_with_their_words(line: Line) -> None:

@@ -14,13 +14,15 @@ from netsim.observe.signature import DNS_PORT, Answers, Protocol, make_signature
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from scapy.layers.dns import DNS
-    from scapy.layers.inet import ICMP, IP, TCP, UDP
+    from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
     from scapy.layers.inet6 import (
         ICMPv6DestUnreach,
         ICMPv6EchoReply,
         ICMPv6EchoRequest,
         ICMPv6PacketTooBig,
         IPv6,
+        IPv6ExtHdrFragment,
+        fragment6,
     )
     from scapy.layers.l2 import ARP, Ether
     from scapy.layers.vxlan import VXLAN
@@ -145,6 +147,47 @@ def test_python_and_the_filter_agree_on_every_cut_and_on_rubbish(protocol: Proto
             assert bool(run_filter(keep, frame)) == known, frame.hex()
             agreed[known] += 1
     assert min(agreed.values()) > 100, agreed
+
+
+def cut(packet: Any) -> list[Any]:
+    """The pieces that a link of 1,400 bytes makes of it."""
+    if packet.version == 4:
+        return list(fragment(packet, 1368))
+    whole = packet.copy()
+    whole.payload = IPv6ExtHdrFragment(id=7) / packet.payload
+    return list(fragment6(whole, 1400))
+
+
+@pytest.mark.parametrize("protocol", ["udp", "icmp"])
+@pytest.mark.parametrize("family", [4, 6])
+def test_of_a_probe_in_pieces_the_first_is_known(protocol: Protocol, family: int) -> None:
+    signature = make_signature(protocol, family, 80, NUMBER, 3000)
+    keep = compile_filter(signature.patterns, snaplen=99)
+    header = {"udp": UDP(sport=4000, dport=80), "icmp": ICMP(type=8) if family == 4 else ICMPv6EchoRequest()}[protocol]
+    pieces = cut(network(family) / header / Raw(signature.payload))
+    assert len(pieces) == 3
+    error = {4: ICMP(type=3, code=4), 6: ICMPv6PacketTooBig()}[family]
+    known = [[pieces[0], network(family, back=True) / error / Raw(bytes(pieces[0])[:600])], pieces[1:]]
+    for packets, expected in zip(known, (True, False), strict=True):
+        for packet in (*packets, *(in_vxlan(one, 4) for one in packets)):
+            frame = frame_of(packet)
+            assert any(pattern.matches(frame[ETHER_BYTES:]) for pattern in signature.patterns) == expected, packet
+            assert bool(run_filter(keep, frame)) == expected, packet
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_an_answer_in_pieces_is_known_by_its_first(family: int) -> None:
+    signature = make_signature("udp", family, 81, NUMBER, 3000)
+    probe = cut(network(family) / UDP(sport=4000, dport=81) / Raw(signature.payload))[0]
+    answer = cut(network(family, back=True) / UDP(sport=81, dport=4000) / Raw(b"-" * 3000))
+    elsewhere = cut(network(family, back=True) / UDP(sport=81, dport=4001) / Raw(b"-" * 3000))[0]
+    answers = Answers(signature)
+    frames = [frame_of(packet) for packet in (answer[0], probe, *answer, elsewhere)]
+    assert [answers.accept(frame) for frame in frames] == [False, True, True, False, False, False]
+    certain, maybe = signature.capture_patterns(4000, vxlan=True), signature.maybe_patterns(vxlan=True)
+    assert run_filter(compile_filter(certain, snaplen=99), frame_of(answer[0])) == 99
+    for packet in (elsewhere, in_vxlan(elsewhere, 4)):
+        assert run_filter(compile_filter(maybe, snaplen=99, but=certain), frame_of(packet)) == 99
 
 
 def test_an_answer_without_the_tag_is_known_after_the_probe_and_not_before() -> None:
