@@ -77,8 +77,19 @@ def blame_size(case: Case, place: str) -> Verdict:
     device = _DEV.search(route)
     mtu = _MTU.search(case.reader.link(place, device[1])) if device else None
     size = f"{packet.length} bytes are" if packet.length else "it is"
-    cause = f"{size} more than the MTU" + (f" of {device[1]}, {mtu[1]}" if device and mtu else "")
+    told = _told_mtu(case)
+    if told and (mtu is None or int(mtu[1]) != told):  # what rewrote it and sent it elsewhere was not seen doing so
+        cause = f"{size} more than {told}, the MTU of the link it was to leave by"
+    else:
+        cause = f"{size} more than the MTU" + (f" of {device[1]}, {mtu[1]}" if device and mtu else "")
     return Verdict("dropped", place, cause, look_at(place, "ip link"))
+
+
+def _told_mtu(case: Case) -> int:
+    """What the ICMP error that came back says of the next link; 0 where none did."""
+    back = case.journey.back[0] if case.journey.back else None
+    seen = [*back.ins, *back.outs] if back is not None else []
+    return seen[0].decoded.mtu if seen else 0
 
 
 def ask_route(case: Case, place: str, source: str, destination: str, interface_in: str = "") -> str:

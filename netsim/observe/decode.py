@@ -64,6 +64,7 @@ class Decoded:
     is_error: bool = False  # an ICMP error
     quoted: "Decoded | None" = None  # of an ICMP error: the packet that it is about, if that much is there
     fragment: bool = False  # not the first piece of a datagram: no ports
+    mtu: int = 0  # of an ICMP error about the size: what the next link takes
 
 
 def decode_frame(frame: bytes) -> Decoded | None:
@@ -194,7 +195,13 @@ def _decode_icmp(packet: Packet, number: int, data: bytes, inside: bool) -> Deco
     packet = replace(packet, note=_describe_icmp(kind, code, old))
     if kind not in (_ERRORS if old else _ERRORS_V6):
         return Decoded(packet)
-    return Decoded(packet, is_error=True, quoted=_decode_quoted(data[8:]))
+    return Decoded(packet, is_error=True, quoted=_decode_quoted(data[8:]), mtu=_read_mtu(packet.note, data))
+
+
+def _read_mtu(note: str, data: bytes) -> int:
+    """RFC 1191 and RFC 4443, 3.2."""
+    at = {"fragmentation needed": 6, "packet too big": 4}.get(note, len(data))
+    return int.from_bytes(data[at:8])
 
 
 def _decode_quoted(body: bytes) -> Decoded | None:

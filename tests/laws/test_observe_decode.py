@@ -99,6 +99,14 @@ def test_icmp_errors_quote(kind: int, code: int, note: str) -> None:
     assert told(decoded.quoted.packet)[:5] == ("10.0.0.1", "10.0.0.2", "tcp", 40000, 80)
 
 
+@given(st.integers(1280, 65535))
+def test_icmp_errors_about_the_size_have_the_next_links_mtu(mtu: int) -> None:
+    four = IP(src="10.0.0.2", dst="10.0.0.1") / ICMP(type=3, code=4, nexthopmtu=mtu) / Raw(bytes(28))
+    six = IPv6(src="fd00::2", dst="fd00::1", nh=58) / Raw(b"\2\0\0\0" + mtu.to_bytes(4) + bytes(48))
+    found = [decode_network(bytes(packet)) for packet in (four, six)]
+    assert [one.mtu for one in found if one is not None] == [mtu, mtu]
+
+
 def test_echoes_have_their_identifier_for_ports() -> None:
     decoded = decode_network(bytes(IP(src="10.0.0.2", dst="10.0.0.1") / ICMP(type=8, id=4711)))
     assert decoded is not None
