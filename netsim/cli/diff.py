@@ -1,7 +1,6 @@
 """``diff``: two clusters, or one before and after, by the ways of packets and by rules."""
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,8 +8,9 @@ from typing import TYPE_CHECKING
 import click
 
 from netsim.cli.base import NetsimCommand, State, complete_clusters, complete_services, output_option, pass_state
+from netsim.cli.files import check_writable, write_file
 from netsim.cli.output import print_json, progress
-from netsim.model.errors import NetsimError, UsageError
+from netsim.model.errors import UsageError
 
 if TYPE_CHECKING:
     from netsim.experiment.snapshot import Snapshot
@@ -79,17 +79,9 @@ def _save(state: State, sides: Sequence[str], file: str, only: Sequence[str], ou
 
     if len(sides) > 1:
         raise UsageError("--save takes one cluster", hint="netsim diff --save FILE [NAME]")
-    path = Path(file)
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise NetsimError("cannot write there", where=file, hint="name a file in a folder that exists")
+    check_writable(file)
     snapshot = take_snapshot(state.attach(sides[0] if sides else None), only)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_text(json.dumps(render_snapshot(snapshot), indent=1) + "\n", encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise NetsimError(f"cannot write: {error.strerror}", where=file) from error
+    write_file(file, json.dumps(render_snapshot(snapshot), indent=1) + "\n")
     if output == "json":
         print_json(render_snapshot(snapshot))
     else:

@@ -3,12 +3,12 @@
 import json
 import os
 import sys
-from pathlib import Path as FilePath
 from typing import TYPE_CHECKING
 
 import click
 
 from netsim.cli.base import NetsimCommand, State, output_option, pass_state, question_options
+from netsim.cli.files import check_writable, write_file
 from netsim.cli.output import has_colour, progress, terminal_width
 from netsim.model.errors import NetsimError, UsageError
 
@@ -65,7 +65,7 @@ def trace(  # noqa: PLR0913, PLR0917 - click hands over every option
         raise UsageError(f"--count: {count} is not 1 to {_MAX_COUNT}")
     place, to = str(parse_where(source, namespace)), str(parse_target(target, namespace))
     if file is not None:
-        _check_writable(file)
+        check_writable(file)
     cluster = state.attach()
     spread = Spread()
     interrupted = False
@@ -114,7 +114,7 @@ def _show(spread: "Spread", output: str, file: str | None, *, many: bool, everyt
     if file is None:
         _print(text)
     else:
-        _write(file, text)
+        write_file(file, text)
 
 
 def _print(text: str) -> None:
@@ -127,40 +127,3 @@ def _print(text: str) -> None:
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tells of it once more at its end
         raise NetsimError(f"cannot write: {error.strerror}", where="standard output") from error
-
-
-def _check_writable(file: str) -> None:
-    """Before anything is sent. Raises NetsimError."""
-    path = FilePath(file)
-    if path.is_dir():
-        raise NetsimError("cannot write: it is a folder", where=file)
-    if not path.absolute().parent.is_dir():
-        raise NetsimError("cannot write: there is no such folder", where=str(path.parent))
-
-
-def _write(file: str, text: str) -> None:
-    """The whole file or, when that fails, what was there before. Raises NetsimError."""
-    path = FilePath(file)
-    if path.exists() and not path.is_file():  # a pipe, /dev/stdout: nothing to be replaced
-        _write_through(path, text)
-        return
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        if path.exists():
-            beside.chmod(path.stat().st_mode & 0o777)
-        beside.replace(path.resolve())
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        hint = "what was there before still is"
-        raise NetsimError(f"cannot write: {error.strerror}", where=file, hint=hint) from error
-
-
-def _write_through(path: FilePath, text: str) -> None:
-    try:
-        with path.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise NetsimError(f"cannot write: {error.strerror}", where=str(path)) from error

@@ -277,6 +277,11 @@ def test_diff(program: Netsim, tmp_path: Path) -> None:
         assert "rules: all 6 are the same" in said
         before = tmp_path / "before.json"
         program("diff", "--save", str(before), "a")
+        device = tmp_path / "full"
+        device.symlink_to("/dev/full")  # never the device itself, which a program that replaces files would take away
+        refused = program("diff", "--save", str(device), "a", status=1).stderr
+        assert f"{device}: cannot write: No space left on device" in refused
+        assert device.is_char_device(), "it was written to, and not replaced"
         program("proxy-mode", "nftables", "--cluster", "a")
         modes = json.loads(program("diff", str(before), "a", "-o", "json", status=1).stdout)
         assert modes["topology"] == ["proxyMode: iptables | nftables"]
