@@ -1,5 +1,6 @@
 """What a failure looks like: one line for what failed, one for what to do next, and an exit status."""
 
+import errno
 import os
 import sys
 import traceback
@@ -11,6 +12,8 @@ from netsim.model.errors import ApiError, NetsimError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 BROKEN_PIPE = 141  # 128 + SIGPIPE
+# What a write meets where there is no room, or no terminal any more
+_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def report(error: BaseException) -> int:
@@ -28,6 +31,8 @@ def report(error: BaseException) -> int:
         return _report_usage(error)
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
+    if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
+        return _report_full(error)
     return _report_fault(error)
 
 
@@ -62,6 +67,13 @@ def _report_usage(error: click.ClickException) -> int:
     message = " ".join(error.format_message().split())  # click lists choices on lines of their own
     print_error(message[:1].lower() + message[1:].rstrip("."), hint)
     return error.exit_code
+
+
+def _report_full(error: OSError) -> int:
+    """A disk that takes no more is no fault of ours. What has no name is standard output."""
+    where = os.fsdecode(error.filename) if error.filename else "standard output"
+    print_error(f"{where}: cannot write: {error.strerror}")
+    return 1
 
 
 def _report_fault(error: BaseException) -> int:

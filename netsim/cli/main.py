@@ -91,7 +91,7 @@ def main() -> None:
     status = run(sys.argv[1:])
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # "netsim get pods | head -1": the reader has what it wanted
+    except OSError:  # "netsim get pods | head -1": the reader has what it wanted; a full disk was told of
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(status)
 

@@ -1,8 +1,6 @@
 """``trace``: a real probe, and its whole way there and back."""
 
 import json
-import os
-import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -10,7 +8,7 @@ import click
 from netsim.cli.base import NetsimCommand, State, output_option, pass_state, question_options
 from netsim.cli.files import check_writable, write_file
 from netsim.cli.output import has_colour, progress, terminal_width
-from netsim.model.errors import NetsimError, UsageError
+from netsim.model.errors import UsageError
 
 if TYPE_CHECKING:
     from netsim.observe.spread import Spread
@@ -112,18 +110,6 @@ def _show(spread: "Spread", output: str, file: str | None, *, many: bool, everyt
         else:
             text = render_text(first, colour=colour, everything=everything, width=width) + "\n"
     if file is None:
-        _print(text)
+        click.echo(text, nl=False)
     else:
         write_file(file, text)
-
-
-def _print(text: str) -> None:
-    """On standard output, to its end. Raises NetsimError."""
-    try:
-        click.echo(text, nl=False)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tells of it once more at its end
-        raise NetsimError(f"cannot write: {error.strerror}", where="standard output") from error

@@ -158,9 +158,22 @@ def test_a_full_disk_leaves_what_was_there(deployed: Netsim, tmp_path: Path) -> 
     assert [entry.name for entry in tmp_path.iterdir()] == ["way.html"]
 
 
-def test_a_full_standard_output_is_told(deployed: Netsim) -> None:
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("trace", "pod/client", "svc/web", "-o", "json"),
+        ("explain", "pod/client", "svc/web"),
+        ("rules", "svc/web", "-o", "json"),
+        ("fault", "list"),
+        ("get", "pods"),
+        ("check",),
+        ("trace", "--help"),
+    ],
+    ids=" ".join,
+)
+def test_a_full_standard_output_is_told(deployed: Netsim, command: tuple[str, ...]) -> None:
     with Path("/dev/full").open("w") as full:
-        status, _, err = run_with(deployed, None, "trace", "pod/client", "svc/web", "-o", "json", stdout=full)
+        status, _, err = run_with(deployed, None, *command, stdout=full)
     assert status == 1
     assert err == "error: standard output: cannot write: No space left on device\n"
 
