@@ -4,10 +4,11 @@ Keys are addresses ("10.244.1.2" is "pod/default/web-1") and, for a Service's po
 "svc/default/web:http"). A node's address belongs to the node, also where a pod uses it (hostNetwork).
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 Object = Mapping[str, Any]
+_OR = " or "
 
 
 def name_addresses(
@@ -26,9 +27,13 @@ def name_addresses(
         found = [a["address"] for a in (node.get("status") or {}).get("addresses") or () if a["type"] == "InternalIP"]
         names |= dict.fromkeys(found, f"node/{node['metadata']['name']}")
         node_addresses += found
+    ports: dict[str, str] = {}
     for service in services:
-        names.update(_name_service(service, node_addresses))
-    return names
+        for key, name in _name_service(service, node_addresses):
+            known = ports.setdefault(key, name)
+            if name not in known.split(_OR):  # a node port may be one Service's of TCP and another's of UDP
+                ports[key] = f"{known}{_OR}{name}"
+    return names | ports
 
 
 def _name_service(service: Object, node_addresses: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -37,17 +42,22 @@ def _name_service(service: Object, node_addresses: Iterable[str]) -> Iterator[tu
     addresses += spec.get("externalIPs") or []
     ingress = ((service.get("status") or {}).get("loadBalancer") or {}).get("ingress") or ()
     addresses += [entry["ip"] for entry in ingress if entry.get("ip")]
+    ports = spec.get("ports") or ()
     for address in addresses:
         yield address, name
-        numbers = [port["port"] for port in spec.get("ports") or ()]
-        for port in spec.get("ports") or ():
-            number = port["port"]
-            word = port.get("name") if numbers.count(number) == 1 else ""  # DNS has 53 twice, by two names
-            yield join_port(address, number), f"{name}:{word or number}"
-    for port in spec.get("ports") or ():
-        if port.get("nodePort"):
-            for address in node_addresses:
-                yield join_port(address, port["nodePort"]), f"{name}:{port.get('name') or port['port']}"
+        for port, word in _name_ports(ports, "port"):
+            yield join_port(address, port["port"]), f"{name}:{word}"
+    for port, word in _name_ports([port for port in ports if port.get("nodePort")], "nodePort"):
+        for address in node_addresses:
+            yield join_port(address, port["nodePort"]), f"{name}:{word}"
+
+
+def _name_ports(ports: Sequence[Object], number: str) -> Iterator[tuple[Object, str]]:
+    """Each with its name; of those that share a ``number`` (DNS has 53 twice, by two names) its port."""
+    numbers = [port[number] for port in ports]
+    for port in ports:
+        word = port.get("name") if numbers.count(port[number]) == 1 else ""
+        yield port, str(word or port["port"])
 
 
 def join_port(address: str, port: int) -> str:

@@ -45,5 +45,15 @@ def test_a_number_of_two_ports_has_no_name_of_one_of_them() -> None:
     assert name_addresses([], [], [service], {})["10.96.0.7:53"] == "svc/shop/web:53"
 
 
+def test_a_node_port_of_two_ports_has_no_name_of_one_of_them() -> None:
+    """TCP and UDP have numbers of their own; a key here has no protocol."""
+    ports = {"name": "http", "port": 80, "nodePort": 30080}, {"name": "quic", "port": 80, "nodePort": 30080}
+    assert name_addresses([], [NODE], [make_service(*ports)], {})["172.18.0.2:30080"] == "svc/shop/web:80"
+    other = make_service({"name": "quic", "port": 443, "nodePort": 30080}, clusterIPs=["10.96.0.8"])
+    other["metadata"]["name"] = "video"
+    names = name_addresses([], [NODE], [make_service(ports[0]), other], {})
+    assert names["172.18.0.2:30080"] == "svc/shop/web:http or svc/shop/video:quic"
+
+
 def test_a_headless_service_names_nothing() -> None:
     assert name_addresses([], [], [make_service({"port": 80}, clusterIPs=["None"])], {}) == {}
