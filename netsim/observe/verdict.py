@@ -103,8 +103,15 @@ def _judge_failure(case: Case) -> Verdict:
 
 def _by_rule(outcome: Outcome, place: str, rule: RuleHit) -> Verdict:
     where = f"{rule.family} {rule.table} {rule.chain}".rstrip()
-    tool = "iptables-save" if rule.backend.startswith("iptables") else "nft list ruleset"
-    return Verdict(outcome, place, f"{where}: {rule.text}", look_at(place, tool))
+    return Verdict(outcome, place, f"{where}: {rule.text}", look_at(place, _name_tool(rule)))
+
+
+def _name_tool(rule: RuleHit) -> str:
+    """What prints it: iptables has a program for each family and for the tables of its older back end."""
+    if not rule.backend.startswith("iptables"):
+        return "nft list ruleset"
+    program = "ip6tables" if rule.family == "ip6" else "iptables"
+    return f"{program}{'-legacy' if rule.backend == 'iptables-legacy' else ''}-save"
 
 
 def _make_loss(case: Case, verdict: Verdict) -> Hop:

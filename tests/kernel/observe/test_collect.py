@@ -192,6 +192,20 @@ def test_rules_of_iptables_over_nf_tables(line: Line, family: int) -> None:
 
 @BOTH
 @pytest.mark.needs("iptables-legacy")
+@pytest.mark.parametrize("back_end", ["nft", "legacy"])
+def test_what_to_look_at_next_shows_the_rule_that_dropped(line: Line, back_end: str, family: int) -> None:
+    tool = {4: "iptables", 6: "ip6tables"}[family] + f"-{back_end}"
+    line.run("router", f"{tool} -w -A FORWARD -p tcp --dport 80 -j DROP")
+    evidence = line.ask("tcp", SERVER[family], TCP_PORT, timeout_s=0.1)
+    verdict = assemble(evidence, KernelReader(line.places), {}).verdict
+    assert (verdict.outcome, verdict.place) == ("dropped", "router")
+    words, _, command = verdict.next.partition(" -- ")
+    assert words == "netsim exec router"
+    assert verdict.cause.partition(": ")[2] in line.run("router", command)
+
+
+@BOTH
+@pytest.mark.needs("iptables-legacy")
 def test_rules_of_legacy_iptables(line: Line, family: int) -> None:
     tool = {4: "iptables-legacy", 6: "ip6tables-legacy"}[family]
     line.run("router", f"{tool} -w -N WEB; {tool} -w -A WEB -p udp -j DROP; {tool} -w -A WEB -j ACCEPT")
