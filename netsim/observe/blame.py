@@ -64,6 +64,7 @@ def blame_route(case: Case, place: str, packet: Packet) -> Verdict | None:
     entry = case.reader.neighbour(place, next_hop, device[1])
     if entry.endswith(_DEAD_NEIGHBOURS):
         cause = f"no neighbour answers for {next_hop} on {device[1]} (its entry is {entry.split()[-1]})"
+        cause += ", which has no carrier" if _has_no_carrier(case, place, device[1]) else ""
         return Verdict("no route", place, cause, look_at(place, "ip neighbour"))
     return None
 
@@ -112,7 +113,7 @@ def header_of(packet: Packet) -> Packet:
 
 def _blame_start(case: Case) -> Verdict:
     source = case.question.source
-    found = blame_route(case, source, case.sent)
+    found = blame_route(case, source, case.sent) or _blame_dead_link(case, source, "")
     if found is not None:
         return found
     dropped = _blame_drop(case, source)
@@ -182,11 +183,15 @@ def _blame_dead_link(case: Case, place: str, came_by: str) -> Verdict | None:
         return None
     header = header_of(case.end.packet)
     device = _DEV.search(ask_route(case, place, header.source, header.destination, came_by))
-    link = case.reader.link(place, device[1]) if device else ""
-    if device is None or ("NO-CARRIER" not in link and "state DOWN" not in link):
+    if device is None or not _has_no_carrier(case, place, device[1]):
         return None
     cause = f"{device[1]} has no carrier: what it leads to is down"
     return Verdict("dropped", place, cause, look_at(place, "ip link"))
+
+
+def _has_no_carrier(case: Case, place: str, interface: str) -> bool:
+    link = case.reader.link(place, interface)
+    return "NO-CARRIER" in link or "state DOWN" in link
 
 
 def _blame_hairpin(case: Case, place: str, came_by: str) -> Verdict | None:
@@ -247,11 +252,12 @@ def _blame_departure(case: Case) -> Verdict:
     """It was last seen leaving a place."""
     place = case.end.place
     left_by = _last_interface(case, place, "out")
-    dropped = _blame_drop(case, place)
+    dead = _blame_dead_link(case, place, "") if not left_by else None  # its hooks were seen, and no interface
+    dropped = dead or _blame_drop(case, place)
     if dropped is not None:
         return dropped
     link = case.reader.link(place, left_by)
-    if "NO-CARRIER" in link or "state DOWN" in link:
+    if _has_no_carrier(case, place, left_by):
         return Verdict("dropped", place, f"{left_by} has no carrier: its other end is down", look_at(place, "ip link"))
     if "vxlan" in left_by or " vxlan " in link:
         mac = case.end.packet.destination_mac
@@ -275,6 +281,9 @@ def _blame_link_address(case: Case, place: str, interface: str) -> Verdict | Non
         return None
     device, gateway = _DEV.search(sender.route), _VIA.search(sender.route)
     next_hop = gateway[1] if gateway else header_of(sender.packet).destination
+    holder = case.reader.holder(mac)
+    if holder and next_hop in case.reader.addresses(holder[0]):
+        return _blame_missing_port(case, place, mac, holder)
     entry = case.reader.neighbour(sender.place, next_hop, device[1] if device else "")
     cause = f"the frame was for {mac}, which is not the link address of {place} ({own[1]}): neighbour entry {entry!r}"
     return Verdict("dropped", sender.place, cause, look_at(sender.place, f"ip neighbour show {next_hop}"))
@@ -289,6 +298,16 @@ def _blame_martian(case: Case, place: str, came_by: str) -> Verdict | None:
         return None  # it is allowed to: accept_local
     cause = f"martian source: {header.source} is an address of its own, and the packet came in by {came_by}"
     return Verdict("dropped", place, cause, look_at(place, "ip -br address"))
+
+
+def _blame_missing_port(case: Case, heard_at: str, mac: str, holder: tuple[str, str]) -> Verdict:
+    """The link address was right, but no port of a bridge led there, and so all others heard it."""
+    left = [hop for hop in case.passed if hop.direction == "out" and hop.place != heard_at]
+    bridge = left[-1].place if left else heard_at
+    place, interface = holder
+    cause = f"no port that is up leads to {mac}, which is {interface} of {place}"
+    cause += "; it has no carrier" if _has_no_carrier(case, place, interface) else ""
+    return Verdict("dropped", bridge, cause, look_at(bridge, "bridge link"))
 
 
 def _blame_reverse_path(case: Case, place: str, came_by: str) -> Verdict | None:

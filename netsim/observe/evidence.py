@@ -103,6 +103,10 @@ class Reader(Protocol):
         """
         ...
 
+    def holder(self, mac: str) -> tuple[str, str] | None:
+        """The place and interface whose link address it is, among the places that are looked at; a port is none."""
+        ...
+
     def setting(self, place: str, name: str) -> str:
         """A sysctl of the place's network namespace, "net.ipv4.ip_forward"; "" if there is none."""
         ...

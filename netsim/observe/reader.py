@@ -61,6 +61,15 @@ class KernelReader:
             parts.append("NO-CARRIER")
         return " ".join(part for part in parts if part)
 
+    def holder(self, mac: str) -> tuple[str, str] | None:
+        """The place and interface whose link address it is; a bridge's port is none. Raises KernelError."""
+        for place, netns in self._places.items():
+            with Rtnl(netns) as rtnl:
+                found = next((link.name for link in rtnl.links() if link.mac == mac and not link.master), "")
+            if found:
+                return place, found
+        return None
+
     def setting(self, place: str, name: str) -> str:
         """A sysctl; "" if there is none."""
         try:
