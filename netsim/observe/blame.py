@@ -20,6 +20,7 @@ _DEV = re.compile(r"\bdev (\S+)")
 _MAC = re.compile(r"\blink/ether (\S+)")
 _MASTER = re.compile(r"\bmaster (\S+)")
 _MTU = re.compile(r"\bmtu (\d+)")
+_VLAN_BYTES = 4  # that much more a link takes in (is_skb_forwardable, net/core/dev.c)
 _REVERSE_PATH = "reverse path"
 _MARTIAN = "martian source"
 # What a lookup that meets a route of these types fails with (fib_props, net/ipv4/fib_semantics.c); EXDEV: rp_filter,
@@ -259,13 +260,25 @@ def _blame_departure(case: Case) -> Verdict:
     link = case.reader.link(place, left_by)
     if _has_no_carrier(case, place, left_by):
         return Verdict("dropped", place, f"{left_by} has no carrier: its other end is down", look_at(place, "ip link"))
+    mac = header_of(case.end.packet).destination_mac
+    large = _blame_far_size(case, place, mac)
+    if large is not None:
+        return large
     if "vxlan" in left_by or " vxlan " in link:
-        mac = case.end.packet.destination_mac
         cause = f"{left_by} has no forwarding entry for {mac}, or no way to its node"
         return Verdict("dropped", place, cause, look_at(place, f"bridge fdb show dev {left_by}"))
-    mac = case.end.packet.destination_mac
     cause = f"{left_by} sent it to {mac}, and nobody was seen to get it"
     return Verdict("dropped", place, cause, look_at(place, "ip neighbour"))
+
+
+def _blame_far_size(case: Case, place: str, mac: str) -> Verdict | None:
+    """Larger than what it was for takes in: a link with a smaller MTU at that end loses it without a word."""
+    holder, length = case.reader.holder(mac), header_of(case.end.packet).length
+    mtu = _MTU.search(case.reader.link(*holder)) if holder else None
+    if not holder or mtu is None or length <= int(mtu[1]) + _VLAN_BYTES:
+        return None
+    cause = f"{length} bytes are more than the MTU of {holder[1]} of {holder[0]}, {mtu[1]}, which takes no more in"
+    return Verdict("dropped", place, cause, look_at(holder[0], "ip link"))
 
 
 def _blame_link_address(case: Case, place: str, interface: str) -> Verdict | None:
@@ -283,7 +296,7 @@ def _blame_link_address(case: Case, place: str, interface: str) -> Verdict | Non
     next_hop = gateway[1] if gateway else header_of(sender.packet).destination
     holder = case.reader.holder(mac)
     if holder and next_hop in case.reader.addresses(holder[0]):
-        return _blame_missing_port(case, place, mac, holder)
+        return _blame_port(case, place, mac, holder)
     entry = case.reader.neighbour(sender.place, next_hop, device[1] if device else "")
     cause = f"the frame was for {mac}, which is not the link address of {place} ({own[1]}): neighbour entry {entry!r}"
     return Verdict("dropped", sender.place, cause, look_at(sender.place, f"ip neighbour show {next_hop}"))
@@ -300,10 +313,13 @@ def _blame_martian(case: Case, place: str, came_by: str) -> Verdict | None:
     return Verdict("dropped", place, cause, look_at(place, "ip -br address"))
 
 
-def _blame_missing_port(case: Case, heard_at: str, mac: str, holder: tuple[str, str]) -> Verdict:
-    """The link address was right, but no port of a bridge led there, and so all others heard it."""
+def _blame_port(case: Case, heard_at: str, mac: str, holder: tuple[str, str]) -> Verdict:
+    """The link address was right: a bridge that had not learned it sent to all, and only its holder did not hear it."""
     left = [hop for hop in case.passed if hop.direction == "out" and hop.place != heard_at]
     bridge = left[-1].place if left else heard_at
+    large = _blame_far_size(case, bridge, mac)
+    if large is not None:
+        return large
     place, interface = holder
     cause = f"no port that is up leads to {mac}, which is {interface} of {place}"
     cause += "; it has no carrier" if _has_no_carrier(case, place, interface) else ""

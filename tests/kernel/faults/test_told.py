@@ -52,3 +52,12 @@ def test_a_pulled_cable(
     assert path.verdict.place == place, render_text(path)
     assert re.search(words, path.verdict.cause), render_text(path)
     assert cluster.trace(source, target).verdict.outcome == "delivered"
+
+
+@pytest.mark.parametrize(("narrow", "place"), [(B, "node/node-2"), ("node/node-2", "fabric")], ids=["pod", "node"])
+def test_an_mtu_that_only_one_end_has(cluster: Cluster, pods: str, narrow: str, place: str) -> None:
+    narrow, b = narrow.format(ns=pods), B.format(ns=pods)
+    with cluster.fault("mtu", narrow, mtu=1280):
+        path = cluster.trace(A.format(ns=pods), b, protocol="icmp", size_bytes=1400)
+    assert (path.verdict.outcome, path.verdict.place) == ("dropped", place), render_text(path)
+    assert f"1428 bytes are more than the MTU of eth0 of {narrow}, 1280" in path.verdict.cause, render_text(path)
