@@ -70,8 +70,8 @@ def _list_tables(ns: Netns, shown: Collection[tuple[str, str]]) -> str:
     says so on the process' standard error for each.
     """
     with Nft(ns) as nft:
-        tables = [tuple(line.split()[1:3]) for line in nft.run("list tables").splitlines()]
-        texts = [nft.run(f"list table {family} {name}") for family, name in tables if (family, name) not in shown]
+        tables = [key for key in nft.list_tables() if key not in shown]
+        texts = [nft.run(f"list table {family} {name}") for family, name in tables]
     return "".join(texts).rstrip()
 
 

@@ -6,9 +6,11 @@ Source: libnftables(3).
 
 import ctypes
 import errno
+import json
 import os
+import re
 import threading
-from typing import Self
+from typing import Any, Self
 
 from netsim.kernel.netns import Netns
 from netsim.model.errors import FeatureMissing, KernelError
@@ -21,6 +23,9 @@ _TERSE = 1 << 11
 # Parts of the library are one for the whole process (its cache of interface names, for one), so contexts of several
 # namespaces must take turns. The kernel would serialise their commits anyway.
 _turn = threading.Lock()
+# In the text of a table: its flags, and the heads of what has JSON of its own
+_FLAGS_LINE = re.compile(r"^\tflags (.+?)(?: #.*)?$", re.MULTILINE)
+_PART_HEAD = re.compile(r"^\t(chain|set|map) (\S+) \{", re.MULTILINE)
 _library: ctypes.CDLL | None = None
 
 
@@ -39,12 +44,32 @@ class Nft:
         return self._run(commands, 0)
 
     def run_json(self, commands: str) -> str:
-        """As `run`, with answers as JSON text (libnftables-json(5)), handles included."""
+        """As `run`, with answers as JSON text (libnftables-json(5)), handles included. Not of tables: `list_table`."""
         return self._run(commands, _JSON | _HANDLES)
 
     def run_with_handles(self, commands: str) -> str:
         """As `run`; rules are listed with their handles, sets without their elements (nft -a -t)."""
         return self._run(commands, _HANDLES | _TERSE)
+
+    def list_tables(self) -> list[tuple[str, str]]:
+        """Family and name of every table. Raises as `run`."""
+        lines = [line.split() for line in self.run("list tables").splitlines()]
+        return [(family, name) for _, family, name, *_ in lines]
+
+    def list_table(self, family: str, name: str) -> tuple[str, str]:
+        """A table as JSON text, and as text with the handles of its rules. Raises as `run`.
+
+        The JSON of one that has flags is put together from its parts: libnftables 1.0.6 frees a single flag before it
+        prints it (table_flags_json, src/json.c), which is wrong words at best, and the end of the process at worst.
+        """
+        words = self.run_with_handles(f"list table {family} {name}")
+        flags = _FLAGS_LINE.search(words)
+        if flags is None:
+            return self.run_json(f"list table {family} {name}"), words
+        items: list[Any] = [{"table": {"family": family, "name": name, "flags": flags[1].replace(",", " ").split()}}]
+        for kind, part in _PART_HEAD.findall(words):
+            items += json.loads(self.run_json(f"list {kind} {family} {name} {part}"))["nftables"]
+        return json.dumps({"nftables": items}), words
 
     def list_chain(self, family: str, table: str, chain: str) -> str:
         """A chain with the handles of its rules, without counters and the elements of named sets. Raises as `run`."""

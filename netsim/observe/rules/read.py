@@ -7,6 +7,7 @@ from netsim.kernel.iptables import Backend, Iptables
 from netsim.kernel.ipvs import Ipvs
 from netsim.kernel.netns import Netns
 from netsim.kernel.nft import Nft
+from netsim.kernel.nft_trace import TABLE_PREFIX
 from netsim.kernel.process import ProcessSpec, Spawner
 from netsim.kernel.procnet import read_proc_net
 from netsim.model.errors import KernelError, NetsimError
@@ -26,7 +27,8 @@ def read_rules(ns: Netns, spawner: Spawner) -> Rules:
     notes: list[str] = []
     try:
         with Nft(ns) as nft:  # one for all: closing its socket waits for an RCU grace period
-            names = list(parse_listing(nft.run_json("list tables")))
+            # What a trace has set up for its time is no rule of the network.
+            names = [key for key in nft.list_tables() if not key[1].startswith(TABLE_PREFIX)]
             saved = _read_iptables(ns, spawner, names, notes)
             # Those of iptables-nft are left out: nft can't show their rules, and says so on standard error for each.
             own = [(family, name) for family, name in names if name not in saved.get(("iptables-nft", family), ())]
@@ -44,9 +46,8 @@ def read_rules(ns: Netns, spawner: Spawner) -> Rules:
 def _read_nft(nft: Nft, names: Iterable[TableKey], notes: list[str]) -> NftTables:
     found: NftTables = {}
     for family, name in names:
-        command = f"list table {family} {name}"
         try:
-            found |= parse_listing(nft.run_json(command), nft.run_with_handles(command))
+            found |= parse_listing(*nft.list_table(family, name))
         except NetsimError as error:
             notes.append(f"nftables: {family} {name}: {error.message}")
     return found

@@ -97,6 +97,27 @@ def test_nft_says_what_was_wrong_and_changes_nothing(nft: Nft, commands: str, nu
     assert nft.run("list ruleset") == ""
 
 
+@pytest.mark.needs("nft")
+@pytest.mark.parametrize(("flags", "expected"), [("", None), ("flags dormant;", ["dormant"])])
+def test_a_table_as_json_and_as_text(nft: Nft, flags: str, expected: list[str] | None) -> None:
+    """With a flag libnftables' own JSON has other words in its place, from memory that it has freed."""
+    nft.run(
+        f"table inet t {{ {flags} set s {{ type ipv4_addr; elements = {{ 10.0.0.1 }}; }};"
+        "map m { type inet_service : verdict; elements = { 80 : accept }; };"
+        "chain c { type filter hook input priority 0; ip saddr @s tcp dport vmap @m; }; chain d { counter drop; }; }"
+    )
+    listing, words = nft.list_table("inet", "t")
+    items = [item for item in json.loads(listing)["nftables"] if "metainfo" not in item]
+    found = {(kind, value.get("name") or value["chain"]): value for item in items for kind, value in item.items()}
+    assert found["table", "t"].get("flags") == expected
+    assert set(found) - {("table", "t")} == {
+        *(("chain", "c"), ("rule", "c"), ("chain", "d"), ("rule", "d"), ("set", "s"), ("map", "m"))
+    }
+    assert found["set", "s"]["elem"] == ["10.0.0.1"]
+    assert f"counter packets 0 bytes 0 drop # handle {found['rule', 'd']['handle']}" in words
+    assert nft.list_tables() == [("inet", "t")]
+
+
 # --- iptables ---
 
 
