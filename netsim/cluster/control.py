@@ -56,6 +56,9 @@ class ControlTarget(Protocol):
 
 Reply = tuple[dict[str, Any], list[int]]
 
+# What is of no use to anybody when its caller is gone. The others are done to their end, once begun.
+_FOR_ITS_CALLER = frozenset({"trace"})
+
 
 class ControlServer:
     """Serves the control protocol on a listening SOCK_SEQPACKET socket."""
@@ -110,7 +113,10 @@ class ControlServer:
             operation = self._operations.get(name)
             if operation is None:
                 raise UsageError(f'unknown operation "{name}"', hint="client and cluster process differ in version")
-            reply, reply_fds = await operation(message)
+            working = operation(message)
+            reply, reply_fds = await (_while_heard(connection, working) if name in _FOR_ITS_CALLER else working)
+        except ConnectionResetError:
+            raise
         except NetsimError as error:
             wire.send(connection, {"error": wire.describe_error(error)})
             return
@@ -200,6 +206,20 @@ class ControlServer:
 
     async def _status(self, _message: dict[str, Any]) -> Reply:
         return self._target.status(), []
+
+
+async def _while_heard(connection: socket.socket, work: Awaitable[Reply]) -> Reply:
+    """What ``work`` brings. It is cancelled when the caller is gone: then raises ConnectionResetError."""
+    working, gone = asyncio.ensure_future(work), asyncio.ensure_future(_receive(connection))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ConnectionResetError("the caller is gone")
+        return working.result()
+    finally:
+        for one in (working, gone):
+            one.cancel()
+        await asyncio.wait({working, gone})
 
 
 async def _receive(sock: socket.socket) -> tuple[dict[str, Any], list[int]] | None:

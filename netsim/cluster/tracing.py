@@ -1,6 +1,9 @@
 """``netsim trace`` in the cluster process, which has every namespace: the probe is sent and watched from a thread."""
 
 import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from netsim.cluster.observing import find_place, map_places, name_all, note_port, resolve
@@ -23,14 +26,29 @@ MAX_SIZE_BYTES = 65000
 # Each place costs a packet ring and a rule table for the time of the trace; beyond this many pods only those are
 # watched that the packet is likely to come by.
 MAX_PODS = 200
+# Threads of its own: a probe waits for an answer, and what else the cluster has threads for must not wait with it.
+_AT_ONCE = 32
+_pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="trace")
 
 
 async def trace(runtime: "Runtime", places: "Places", request: dict[str, Any]) -> dict[str, Any]:
-    """Send one probe and return its path as JSON has it. Raises UsageError, ApiError, NetsimError."""
-    return await asyncio.to_thread(_trace, runtime, places, request)
+    """Send one probe and return its path as JSON has it. Raises UsageError, ApiError, NetsimError.
+
+    Cancelled, it waits for no answer any more, and what watches the probe goes.
+    """
+    given_up = threading.Event()
+
+    def heed() -> None:
+        if given_up.is_set():
+            raise NetsimError("the trace was given up")
+
+    try:
+        return await asyncio.get_running_loop().run_in_executor(_pool, _trace, runtime, places, request, heed)
+    finally:
+        given_up.set()
 
 
-def _trace(runtime: "Runtime", places: "Places", request: dict[str, Any]) -> dict[str, Any]:
+def _trace(runtime: "Runtime", places: "Places", request: dict[str, Any], heed: Callable[[], None]) -> dict[str, Any]:
     where, target = parse_where(request["from"]), parse_target(request["to"])
     protocol = _check_protocol(request.get("protocol"))
     timeout_s, size = float(request["timeout_s"]), int(request.get("size") or 0)
@@ -44,7 +62,7 @@ def _trace(runtime: "Runtime", places: "Places", request: dict[str, Any]) -> dic
     question = Question(source, str(target), destination.protocol, destination.address, destination.port, size)
     chosen, notes = choose_places(every, source, find_likely(runtime, destination, target.place))
     spawner = runtime.spawner
-    evidence = collect(question, chosen, source, timeout_s=timeout_s, spawner=spawner)
+    evidence = collect(question, chosen, source, timeout_s=timeout_s, spawner=spawner, heed=heed)
     path = assemble(evidence, KernelReader(chosen), name_all(runtime, chosen))
     return render_path(_with_notes(path, [*note_port(runtime, destination), *notes]))
 

@@ -3,7 +3,7 @@
 import os
 import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from ipaddress import ip_address
 
@@ -40,13 +40,15 @@ def collect(
     *,
     timeout_s: float = DEFAULT_TIMEOUT_S,
     spawner: Spawner | None = None,
+    heed: Callable[[], None] = lambda: None,
 ) -> Evidence:
     """Send one probe from ``source_place`` and bring back what every one of ``places`` saw of it.
 
     ``places`` are all that its way may lead through; ``spawner`` runs iptables, for the texts of its rules. Blocking,
-    for a worker thread; several at once do not mix. Nothing stays behind, however it ends. What can't be looked at is
-    in the notes. Raises KernelError if the probe can't be sent at all, UsageError for a source that is not among
-    the places or an address that is none.
+    for a worker thread; several at once do not mix. ``heed`` is called every few milliseconds while nothing comes; what
+    it raises ends it. Nothing stays behind, however it ends. What can't be looked at is in the notes. Raises
+    KernelError if the probe can't be sent at all, UsageError for a source that is not among the places or an address
+    that is none.
     """
     start = time.monotonic()  # long for a function, but what matters here is the order, from set-up to take-down
     if source_place not in places:
@@ -65,7 +67,7 @@ def collect(
         )
         posts = watch.all
         notes: list[str] = []
-        reply, drops = _send(probe, timeout_s, watch, notes)
+        reply, drops = _send(probe, timeout_s, watch, notes, heed)
         watch.wait_for_silence()
         watch.stop()
         sightings = _sightings(posts, signature)
@@ -117,17 +119,24 @@ def _name_protocol(question: Question) -> str:
     return "icmpv6" if question.protocol == "icmp" and ":" in question.address else question.protocol
 
 
-def _send(probe: Probe, timeout_s: float, watch: Posts, notes: list[str]) -> tuple[Reply, tuple[Drop, ...]]:
+def _send(
+    probe: Probe, timeout_s: float, watch: Posts, notes: list[str], heed: Callable[[], None]
+) -> tuple[Reply, tuple[Drop, ...]]:
     """The exchange, with the drops in this thread's context."""
+
+    def meanwhile() -> None:
+        heed()
+        watch.read()
+
     try:
         drops = watch.close_later(DropWatch())
     except FeatureMissing as error:
         notes.append(f"drop reasons: {error.message}")
         watch.forget()
-        return probe.send(timeout_s, watch.read), ()
+        return probe.send(timeout_s, meanwhile), ()
     # Of UDP the taps keep more than the probe, which would fill them while nobody reads.
     watch.forget()
-    reply = probe.send(timeout_s, watch.read)
+    reply = probe.send(timeout_s, meanwhile)
     return reply, tuple(Drop(event.time_ns, event.reason, event.function) for event in drops.read())
 
 

@@ -7,12 +7,14 @@ import resource
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from netsim.testing.waiting import wait_until
 from tests.json_schema import find_faults
 from tests.kernel.cli.conftest import TIMEOUT_S, Netsim
 
@@ -209,6 +211,45 @@ def test_it_leaves_no_rule_behind(deployed: Netsim) -> None:
     before = rules()
     deployed("trace", "pod/client", "svc/web")
     assert rules() == before
+
+
+@pytest.fixture
+def silent(deployed: Netsim) -> Iterator[Netsim]:
+    """A port of a node that nothing comes back from."""
+    rule = ("INPUT", "-p", "tcp", "--dport", "9999", "-j", "DROP")
+    deployed("exec", "node/node-1", "--", "iptables", "-I", *rule)
+    yield deployed
+    deployed("exec", "node/node-1", "--", "iptables", "-D", *rule)
+
+
+WAITING = ("trace", "pod/client", "node/node-1:9999", "--timeout", "60")
+
+
+def count_traces(netsim: Netsim) -> int:
+    return netsim("exec", "node/node-1", "--", "nft", "list", "tables").stdout.count("netsim-trace-")
+
+
+def test_a_trace_ends_with_its_caller(silent: Netsim) -> None:
+    with silent.start(*WAITING) as process:
+        wait_until("the trace is under way", lambda: count_traces(silent) == 1)
+        process.kill()
+    wait_until("its rules are gone", lambda: count_traces(silent) == 0)
+
+
+def test_traces_that_wait_keep_nobody_else_waiting(silent: Netsim) -> None:
+    many = (os.cpu_count() or 1) + 5  # more than asyncio has threads of its own
+    waiting = [silent.start(*WAITING) for _ in range(many)]
+    try:
+        wait_until("all are under way", lambda: count_traces(silent) == many)
+        explained = silent("explain", "pod/client", "svc/web", "--all-ways", "-a").stdout
+        assert "delivered by" in explained
+        assert "netsim-trace" not in explained, "what watches is no part of the network"
+        assert [process.poll() for process in waiting] == [None] * many
+    finally:
+        for process in waiting:
+            process.kill()
+            process.communicate()
+    wait_until("their rules are gone", lambda: count_traces(silent) == 0)
 
 
 def test_a_page_is_written(deployed: Netsim, tmp_path: Path) -> None:
