@@ -22,7 +22,7 @@ from netsim.kernel.tap import BLOCK_BYTES, BUFFER_BYTES, Frame, Tap
 from netsim.model.errors import KernelError, NetsimError
 from netsim.observe.crossing import Crossing, Interface, Merger, Sorter
 from netsim.observe.pcapng import LINKTYPE_ETHERNET, LINKTYPE_RAW
-from netsim.observe.sinks import Sink
+from netsim.observe.sinks import Sink, Unfinished
 
 SLACK_MS = 50  # kernels that time a ring's blocks by ticks of 10 ms are up to two ticks late, twice
 GONE_CHECK_S = 0.5
@@ -247,9 +247,12 @@ class Capture:
             crossings = crossings[: self._left]
         if not crossings:
             return
-        self._sink.write(crossings)
-        for crossing in crossings:
-            crossing.interface.packets += 1
+        try:
+            self._sink.write(crossings)
+        except Unfinished as error:
+            _count(crossings[: error.taken])
+            raise
+        _count(crossings)
         if self._left is not None:
             self._left -= len(crossings)
             if not self._left:
@@ -304,3 +307,8 @@ class Capture:
             by_place=by_place,
             failure=self._failure,
         )
+
+
+def _count(crossings: Sequence[Crossing]) -> None:
+    for crossing in crossings:
+        crossing.interface.packets += 1

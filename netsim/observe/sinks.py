@@ -17,8 +17,14 @@ _WRITE_BYTES = 1 << 20  # at most so much is lost of what was captured when a di
 STDOUT = 1
 
 
+class Unfinished(OSError):
+    """A write that failed after the first ``taken`` crossings, which are where they should be."""
+
+    taken = 0
+
+
 class Sink(Protocol):
-    """Takes crossings, by time. Its methods raise OSError as write(2) does."""
+    """Takes crossings, by time. Its methods raise OSError as write(2) does; `Unfinished` where they know how far."""
 
     def add_interface(self, interface: Interface) -> None:
         """An interface that crossings may name from now on."""
@@ -74,6 +80,17 @@ class FileSink:
         )
 
     def write(self, crossings: Sequence[Crossing]) -> None:
+        before = self._written
+        try:
+            self._write(crossings)
+        except OSError as error:
+            if not self._regular:
+                raise
+            unfinished = Unfinished(error.errno, error.strerror)
+            unfinished.taken = self._count(crossings, self._written - before)
+            raise unfinished from error
+
+    def _write(self, crossings: Sequence[Crossing]) -> None:
         blocks: list[bytes] = []
         size = 0
         for time_ns, interface, outgoing, data, length in crossings:
@@ -85,6 +102,16 @@ class FileSink:
                 blocks, size = [], 0
         if blocks:
             self._put(b"".join(blocks))
+
+    def _count(self, crossings: Sequence[Crossing], size: int) -> int:
+        """How many of them make so many bytes."""
+        count = 0
+        for time_ns, interface, outgoing, data, length in crossings:
+            size -= len(packet_block(interface.number, time_ns, data, length, outgoing))
+            if size < 0:
+                break
+            count += 1
+        return count
 
     def finish(self, interfaces: Sequence[Interface], started_ns: int, ended_ns: int) -> None:
         self._put(
@@ -110,7 +137,8 @@ class FileSink:
                 done += os.write(self._fd, memoryview(blocks)[done:])
         except OSError:
             if self._regular:
-                os.ftruncate(self._fd, self._written + whole_blocks(blocks, done))
+                self._written += whole_blocks(blocks, done)
+                os.ftruncate(self._fd, self._written)
             raise
         self._written += done
 

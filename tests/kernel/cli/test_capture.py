@@ -2,10 +2,12 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,21 @@ def test_a_request_in_one_file_with_every_crossing_in_order(deployed: Netsim, tm
     assert len(listed.splitlines()) == len(packets)
     assert f"{len(packets)} packets in " in err
     assert "0 dropped by the kernel" in err
+
+
+def test_a_full_disk_ends_it_with_what_is_in_the_file(deployed: Netsim, tmp_path: Path) -> None:
+    path = tmp_path / "way.pcapng"
+    places = ("pod/client", "node/node-1", "node/node-2", "fabric")
+    small = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (8000, 8000))  # as on a disk with no more room
+    with capturing(deployed, *places, "-w", str(path), "tcp port 80", preexec_fn=small) as process:
+        for _ in range(3):
+            ask_web(deployed)
+        _, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 1
+    count = len(read_with_scapy(path))
+    assert count > 0
+    assert f"\n{count} packets in " in f"\n{err}"
+    assert f"error: {path}: cannot write: File too large\nnext: what is there is valid: {count} packets\n" in err
 
 
 def node_of_client(program: Netsim) -> str:

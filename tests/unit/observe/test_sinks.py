@@ -13,7 +13,8 @@ import pytest
 from netsim.model.errors import NetsimError
 from netsim.observe.crossing import Crossing, Interface
 from netsim.observe.pcapng import whole_blocks
-from netsim.observe.sinks import FileSink, LineSink, render_json, render_line
+from netsim.observe.sinks import FileSink, LineSink, Unfinished, render_json, render_line
+from tests.unit.observe.test_pcapng import read_with_scapy
 
 INTERFACE = Interface(0, "pod/default/web", "eth0", "default_web")
 TCP = bytes.fromhex(
@@ -47,10 +48,11 @@ def test_a_file_on_a_full_disk_ends_with_its_last_whole_block(tmp_path: Path, si
     path = tmp_path / "full.pcapng"
     sink = open_sink(path)
     with no_file_larger_than(size):
-        with pytest.raises(OSError, match="File too large"):
+        with pytest.raises(Unfinished, match="File too large") as caught:
             sink.write([crossing()] * 100)
         content = path.read_bytes()
     sink.close()
+    assert 0 < caught.value.taken == len(read_with_scapy(content))
     assert size - 100 < len(content) <= size
     assert whole_blocks(content, len(content)) == len(content)
 
