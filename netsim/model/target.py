@@ -15,6 +15,7 @@ from netsim.model.where import Where, parse_where
 Protocol = Literal["tcp", "udp", "icmp"]
 PROTOCOLS: tuple[Protocol, ...] = ("tcp", "udp", "icmp")
 _SERVICE_WORDS = ("svc", "service", "services")
+_BROADCAST = "255.255.255.255"
 HINT = "write svc/[NAMESPACE/]NAME, pod/[NAMESPACE/]NAME, node/NAME, host/NAME or an address, with :PORT"
 
 
@@ -59,10 +60,7 @@ def parse_target(text: str, namespace: str = "default") -> Target:
     if port and port.isdigit() and not 1 <= int(port) <= 65535:
         raise UsageError(f'"{text}": {port} is no port', hint="ports are 1 to 65535")
     if "/" not in body:
-        try:
-            return Target(address=str(ip_address(body)), port=port)
-        except ValueError:
-            raise UsageError(f'"{text}" is no target', hint=HINT) from None
+        return Target(address=_check_address(body, text), port=port)
     kind, _, rest = body.partition("/")
     if kind not in _SERVICE_WORDS:
         try:
@@ -73,6 +71,17 @@ def parse_target(text: str, namespace: str = "default") -> Target:
     if not all(parts) or len(parts) > 2:
         raise UsageError(f'"{text}" is no target', hint=HINT)
     return Target(service=parts[-1], namespace=parts[0] if len(parts) == 2 else namespace, port=port)
+
+
+def _check_address(body: str, text: str) -> str:
+    """An address that one host has: of a group, a network or nobody there is no way to tell. Raises UsageError."""
+    try:
+        address = ip_address(body)
+    except ValueError:
+        raise UsageError(f'"{text}" is no target', hint=HINT) from None
+    if address.is_unspecified or address.is_multicast or str(address) == _BROADCAST:
+        raise UsageError(f'"{text}" is no target: {address} is no address of one host', hint=HINT)
+    return str(address)
 
 
 def parse_service(text: str, namespace: str = "default") -> Target:
