@@ -22,6 +22,7 @@ from netsim.model.kinds import NODE
 from netsim.model.objects import Object
 from proxy.addresses import family_of, parse_ip
 from proxy.component import NodeProxy, ProxyComponent
+from proxy.config import ProxyConfig
 from proxy.configuration import render_document
 from proxy.kernelsettings import ensure_settings
 from proxy.modes import MODES
@@ -94,7 +95,6 @@ async def _run(options: Options, spawner: Spawner) -> None:
     _set_oom_score(options.oom_score_adj)
     api = Api(transport)
     informers = InformerSet(api, clock)
-    component = ProxyComponent(informers=informers, spawner=spawner, config=options.config, clock=clock, api=api)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -103,14 +103,22 @@ async def _run(options: Options, spawner: Spawner) -> None:
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(_stop_when(stop))
+                    addresses = await _node_addresses(api, options, clock)
+                    node = NodeProxy(options.node_name, Netns.current(options.node_name), addresses)
+                    component = ProxyComponent(
+                        informers=informers,
+                        spawner=spawner,
+                        config=add_families(options.config, addresses),
+                        clock=clock,
+                        api=api,
+                        nodes=[node],
+                    )
+                    if not _is_bound(options):
+                        informers.of(NODE).add_handler(_address_follower(component, options, addresses))
                     group.create_task(informers.run())
                     group.create_task(component.run())
                     if component.mode == "nftables":
                         group.create_task(follow_service_cidrs(api, informers, clock, component.set_service_cidrs))
-                    addresses = await _node_addresses(api, options, clock)
-                    component.add_node(NodeProxy(options.node_name, Netns.current(options.node_name), addresses))
-                    if not _is_bound(options):
-                        informers.of(NODE).add_handler(_address_follower(component, options, addresses))
                     group.create_task(_take_over(component, options, spawner, clock))
             except BaseExceptionGroup as group_error:
                 raise _first(group_error) from None
@@ -193,6 +201,14 @@ async def _node_addresses(api: Api, options: Options, clock: Clock) -> tuple[str
 def _is_bound(options: Options) -> bool:
     """Whether --bind-address says all there is to know of the node's addresses."""
     return bool(options.node_ip) and {family_of(options.node_ip)} >= set(options.config.families)
+
+
+def add_families(config: ProxyConfig, addresses: tuple[str, ...]) -> ProxyConfig:
+    """``config`` with the families of the node's addresses beside its own.
+
+    Upstream always serves both where the node can have both; a clusterCIDR may be of one, or not given at all.
+    """
+    return replace(config, families=tuple(sorted({*config.families, *map(family_of, addresses)})))
 
 
 def choose_addresses(options: Options, node: Object) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,13 @@ from netsim.kernel.process import ProcessSpec, Spawner
 from netsim.kernel.sysctl import read_sysctl
 from netsim.model.clock import SystemClock
 from netsim.model.config import ClusterConfig
+from netsim.model.kinds import NODE
 from netsim.store.store import Store
 from proxy.health.servers import open_listener
 from tests.kernel.proxy.test_health import fetch, status_of
-from tests.kernel.proxy.test_program import PROGRAM, listening, set_up, until
+from tests.kernel.proxy.test_program import PROGRAM, create, listening, set_up, until
 from tests.kernel.proxy.test_switch import has_nft_table
+from tests.unit.proxy.make import make_endpoint, make_service, make_slice
 
 pytestmark = pytest.mark.needs("root", "command:ip", "command:iptables-nft-restore")
 
@@ -91,6 +94,40 @@ def test_init_only_sets_what_needs_privileges_and_writes_no_rule(ns: Netns, spaw
     assert read_sysctl(ns, "net.ipv4.conf.all.route_localnet") == "1"
     assert read_sysctl(ns, "net.netfilter.nf_conntrack_tcp_be_liberal") == "1"
     assert "KUBE" not in Iptables(ns, spawner).save()
+
+
+@pytest.mark.needs("ipv6")
+@pytest.mark.parametrize("flags", [(), ("--cluster-cidr", "10.244.0.0/16")])
+def test_both_families_of_a_node_are_served_without_a_cidr_of_each(
+    spawner: Spawner, tmp_path: Path, flags: tuple[str, ...]
+) -> None:
+    """As upstream's."""
+    ns = Netns.create("node-1", ipv6=True)
+    networks = (IPv4Network("10.96.0.0/12"), IPv6Network("fd00:10:96::/112"))
+    cluster = ClusterConfig(
+        service_cidrs=networks, pod_cidrs=(IPv4Network("10.244.0.0/16"), IPv6Network("fd00:10:244::/56"))
+    )
+
+    tool = Iptables(ns, spawner)
+
+    def served() -> bool:
+        return has_rules(tool) and "--to-destination [fd00:10:244::2]:8080" in tool.save(family=6)
+
+    async def run() -> None:
+        server = ApiServer(Store(":memory:"), cluster, SystemClock())
+        api = Api(server.transport())
+        await set_up(api)
+        addresses = [{"type": "InternalIP", "address": ip} for ip in ("172.18.0.2", "fd00::2")]
+        await api.patch(NODE, "node-1", {"status": {"addresses": addresses}}, subresource="status")
+        six = make_service("six", "fd00:10:96::77", ipFamilies=["IPv6"], ipFamilyPolicy="SingleStack")
+        await create(api, six, make_slice([make_endpoint("fd00:10:244::2")], "six", addressType="IPv6"))
+        async with listening(server, tmp_path):
+            await run_in_mode(ns, spawner, tmp_path, "iptables", served, *flags)
+
+    try:
+        asyncio.run(run())
+    finally:
+        ns.close()
 
 
 READ_ONLY = 'mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec "$@"'
