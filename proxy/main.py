@@ -94,7 +94,8 @@ async def _run(options: Options, spawner: Spawner) -> None:
     transport = limit(HttpTransport(choose_access(options)), *options.request_rate, clock)
     _set_oom_score(options.oom_score_adj)
     api = Api(transport)
-    informers = InformerSet(api, clock)
+    # Nodes say much and often: a proxy that heard them all would cost the API server the square of their number.
+    informers = InformerSet(api, clock, fields={NODE: f"metadata.name={options.node_name}"})
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

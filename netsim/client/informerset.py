@@ -1,6 +1,7 @@
 """The informers of one process: one for each kind, shared by every component."""
 
 import asyncio
+from collections.abc import Mapping
 
 from netsim.client.api import Api
 from netsim.client.informer import Informer
@@ -13,8 +14,10 @@ class InformerSet:
 
     name = "informers"
 
-    def __init__(self, api: Api, clock: Clock | None = None) -> None:
+    def __init__(self, api: Api, clock: Clock | None = None, *, fields: Mapping[Kind, str] | None = None) -> None:
+        """``fields``: field selectors, for kinds of which not all objects are wanted."""
         self._api = api
+        self._fields = fields or {}
         self._clock = clock or SystemClock()
         self._informers: dict[Kind, Informer] = {}
         self._changed = asyncio.Event()
@@ -23,7 +26,9 @@ class InformerSet:
         """The shared informer of a kind. May be called before and while ``run`` runs."""
         found = self._informers.get(kind)
         if found is None:
-            found = self._informers[kind] = Informer(self._api, kind, clock=self._clock)
+            found = self._informers[kind] = Informer(
+                self._api, kind, fields=self._fields.get(kind, ""), clock=self._clock
+            )
             self._changed.set()
         return found
 

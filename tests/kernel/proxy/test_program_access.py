@@ -9,6 +9,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from netsim.apiserver.certificates import make_certificates, write_kubeconfig
 from netsim.apiserver.core import ApiServer
@@ -128,6 +129,38 @@ def test_both_families_of_a_node_are_served_without_a_cidr_of_each(
         asyncio.run(run())
     finally:
         ns.close()
+
+
+def test_of_nodes_it_asks_for_its_own_alone(ns: Netns, spawner: Spawner, tmp_path: Path) -> None:
+    """Else each of a thousand proxies would hear what each of a thousand Nodes says."""
+    asked: list[str] = []
+    node = {"metadata": {"name": "node-1"}, "status": {"addresses": [{"type": "InternalIP", "address": "172.18.0.2"}]}}
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        asked.append(request.path_qs)
+        if request.path.endswith("/nodes/node-1"):
+            return web.json_response(node)
+        if "watch" not in request.query:
+            return web.json_response({"items": [], "metadata": {"resourceVersion": "1"}})
+        return web.Response(text="")  # a watch that ends at once
+
+    async def run() -> None:
+        fake = web.Server(answer)
+        async with listening(ApiServer(Store(":memory:"), ClusterConfig(), SystemClock()), tmp_path):
+            pass  # the kubeconfig stays
+        (tmp_path / "api.sock").unlink()
+        listener = await asyncio.get_running_loop().create_unix_server(fake, str(tmp_path / "api.sock"))
+
+        def nodes() -> list[str]:
+            return [url for url in asked if url.startswith("/api/v1/nodes?")]
+
+        await run_in_mode(ns, spawner, tmp_path, "iptables", lambda: len(nodes()) >= 2)
+        listener.close()
+        await fake.shutdown(1)
+        assert all("fieldSelector=metadata.name%3Dnode-1" in url for url in nodes())
+        assert any("watch=true" in url for url in nodes())
+
+    asyncio.run(run())
 
 
 READ_ONLY = 'mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec "$@"'
