@@ -310,16 +310,23 @@ class ProxyComponent:
             except BaseException:
                 self._next = None
                 await self._retire(self._incoming, quiet=True)
+                self._forget(mode)
                 raise
-            old, self._syncs = self._syncs, self._incoming
+            before, old, self._syncs = self.mode, self._syncs, self._incoming
             self._incoming = {family: {} for family in self._maps}
             (self._config, self._dialect), self._next = self._next, None
             for health in self._health.values():
                 health.switch(config)
-            await self._retire(old)
-            if self._serves and mode != "iptables":
-                for node in self._proxies.values():
-                    forget_settings(node.netns)
+            try:
+                await self._retire(old)
+            finally:
+                self._forget(before)
+
+    def _forget(self, mode: str) -> None:
+        """What a mode wants of the kernel, and no other, is not wanted any more."""
+        if self._serves and mode == "iptables":
+            for node in self._proxies.values():
+                forget_settings(node.netns)
 
     def _behind(self) -> list[Any]:
         """What to wait for until the mode to be is where the map is, on every node."""

@@ -53,8 +53,9 @@ def _iptables_target(netns: Netns, spawner: Spawner, config: ProxyConfig) -> Tar
 
 async def _clean_iptables(netns: Netns, spawner: Spawner) -> bool:
     from proxy.config import ProxyConfig
-    from proxy.iptables.plan import IptablesDialect
+    from proxy.iptables.plan import IptablesDialect, is_guarded_by_us
     from proxy.iptables.target import IptablesTarget
+    from proxy.kernelsettings import forget_settings
 
     dialect = IptablesDialect()
     backends: tuple[Backend, ...] = ("nft", "legacy")
@@ -69,6 +70,8 @@ async def _clean_iptables(netns: Netns, spawner: Spawner) -> bool:
                 continue
             found = True
             await target.apply(dialect.plan_cleanup(family, existing))
+            if is_guarded_by_us(existing):
+                forget_settings(netns)
     return found
 
 

@@ -115,7 +115,7 @@ class IptablesDialect:
 
     def plan_cleanup(self, family: int, existing: Tables) -> Plan[NodeRules]:
         """Everything of ours goes: jumps, chains, canaries. KUBE-FIREWALL stays where a kubelet owns it too."""
-        kubelet = any(names.KUBELET_CANARY in chains for chains in existing.values())
+        kubelet = _has_kubelet(existing)
         edits = []
         for table, chains in existing.items():
             ours = _our_chains(table) - ({names.FIREWALL} if kubelet else set())
@@ -144,6 +144,11 @@ class IptablesDialect:
             self._diffs.clear()
         self._diffs[key] = (old, new, (chains, gone, heads))
         return chains, gone, heads
+
+
+def is_guarded_by_us(existing: Tables) -> bool:
+    """Whether the rule that keeps neighbours out of 127.0.0.0/8 is there, and goes with a cleanup."""
+    return bool(existing.get("filter", {}).get(names.FIREWALL)) and not _has_kubelet(existing)
 
 
 def count_fixed_rules(view: FamilyView, liberal: bool) -> dict[str, int]:
@@ -239,6 +244,10 @@ def _conditions(spec: str) -> frozenset[Match]:
         return frozenset(match for match in parse_rule(spec).matches if match.option != "-m")
     except InputError:
         return frozenset((Match("unknown", spec),))  # a rule of somebody else's making
+
+
+def _has_kubelet(existing: Tables) -> bool:
+    return any(names.KUBELET_CANARY in chains for chains in existing.values())
 
 
 def _target_of(spec: str) -> str:

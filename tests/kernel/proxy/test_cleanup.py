@@ -13,10 +13,12 @@ from netsim.kernel.netns import Netns
 from netsim.kernel.nfacct import read_counters
 from netsim.kernel.nft import Nft
 from netsim.kernel.process import ProcessSpec, Spawner
+from netsim.kernel.sysctl import read_sysctl, write_sysctl
 from netsim.model.errors import FeatureMissing
 from proxy.config import ProxyConfig
 from proxy.iptables.plan import IptablesDialect
 from proxy.iptables.target import IptablesTarget
+from proxy.kernelsettings import ROUTE_LOCALNET
 from proxy.nftables.plan import NftablesDialect
 from proxy.nftables.target import NftablesTarget
 from tests.kernel.proxy.test_nft_rules import CONFIG, CONFIG_6, to_ipv6
@@ -80,9 +82,11 @@ def test_nothing_is_left_of_any_mode_and_what_others_wrote_stays(ns: Netns, spaw
     before = held(ns, spawner)
     asyncio.run(write_everything(ns, spawner))
     full = held(ns, spawner)
+    write_sysctl(ns, ROUTE_LOCALNET, 1)
     assert full["tables"] == ["table ip kube-proxy", "table ip6 kube-proxy"]
     assert all(len(full[key]["nat"]) > 5 for key in full if key[-1] in "46")
     for _ in range(2):  # twice must be clean
         done = spawner.run_blocking(ProcessSpec((*PROGRAM, "--cleanup"), netns=ns, cwd=str(Path(__file__).parents[3])))
         assert (done.returncode, done.stderr) == (0, b"")
         assert held(ns, spawner) == before
+        assert read_sysctl(ns, ROUTE_LOCALNET) == "0"  # as what guarded it is gone (CVE-2020-8558)

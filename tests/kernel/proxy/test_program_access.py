@@ -24,6 +24,7 @@ from netsim.model.config import ClusterConfig
 from netsim.model.kinds import NODE
 from netsim.store.store import Store
 from proxy.health.servers import open_listener
+from proxy.kernelsettings import ROUTE_LOCALNET
 from tests.kernel.proxy.test_health import fetch, status_of
 from tests.kernel.proxy.test_program import PROGRAM, create, listening, set_up, until
 from tests.kernel.proxy.test_switch import has_nft_table
@@ -244,7 +245,9 @@ def test_the_rules_of_another_mode_go_once_its_own_are_there(ns: Netns, spawner:
         async with listening(server, tmp_path):
             place = (ns, spawner, tmp_path)
             await run_in_mode(*place, "iptables", lambda: has_rules(tool))
+            assert read_sysctl(ns, ROUTE_LOCALNET) == "1"
             await run_in_mode(*place, "nftables", lambda: "KUBE" not in tool.save() and has_nft_table(ns))
+            assert read_sysctl(ns, ROUTE_LOCALNET) == "0"  # the rule that guarded it went too (CVE-2020-8558)
             await run_in_mode(*place, "iptables", lambda: has_rules(tool) and not has_nft_table(ns))
 
     asyncio.run(run())

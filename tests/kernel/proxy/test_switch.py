@@ -160,6 +160,17 @@ def test_127_is_no_way_in_any_more(web: RealNode) -> None:
     assert read_sysctl(web.node, name) == "0"  # the rule that guarded it went too (CVE-2020-8558)
 
 
+def test_nor_after_a_change_to_iptables_mode_that_failed(spawner: Spawner) -> None:
+    with real_node(spawner, replace(CONFIG, mode="nftables")) as node:
+        # Somebody's rule leads to a stale chain, which so can't be deleted.
+        stale = b"*nat\n:MINE - [0:0]\n:KUBE-SEP-STALE - [0:0]\n-A MINE -j KUBE-SEP-STALE\nCOMMIT\n"
+        node.iptables().restore(stale)
+        with pytest.raises(NetsimError, match="busy"):
+            node.call(node.proxy.switch_mode("iptables"))
+        assert node.proxy.mode == "nftables"
+        assert read_sysctl(node.node, "net.ipv4.conf.all.route_localnet") == "0"
+
+
 def test_a_mode_there_is_not_changes_nothing(web: RealNode) -> None:
     with pytest.raises(InputError, match="userspace"):
         web.call(web.proxy.switch_mode("userspace"))
