@@ -218,6 +218,26 @@ def test_the_least_time_between_syncs_counts_from_the_end_and_settle_does_not_wa
     play(scenario, config=replace(CONFIG, min_sync_period_s=5))
 
 
+def test_a_sync_that_takes_long_is_followed_by_the_whole_pause() -> None:
+    async def scenario(cluster: ProxyCluster) -> None:
+        target = cluster.targets["node-1"]
+        await cluster.clock.advance(60)
+        written = len(target.written)
+        target.hold.clear()
+        await cluster.put(make_service(ip="10.96.0.77"))
+        await let_run()
+        await cluster.clock.advance(4)
+        target.hold.set()
+        await let_run()
+        await put_web(cluster, "10.244.1.2")
+        await cluster.clock.advance(4)  # eight seconds after its start
+        assert len(target.written) == written + 1
+        await cluster.clock.advance(1)
+        assert len(target.written) == written + 2
+
+    play(scenario, config=replace(CONFIG, min_sync_period_s=5))
+
+
 def test_a_node_added_later_gets_everything() -> None:
     async def scenario(cluster: ProxyCluster) -> None:
         await cluster.put(make_service(ip="10.96.0.77"))

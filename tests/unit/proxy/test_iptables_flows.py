@@ -208,7 +208,7 @@ def test_source_ranges_of_the_other_family_are_none() -> None:
     assert fates(web(REMOTE_EP, **WAYS, loadBalancerSourceRanges=["fd00::/8"]), OUTSIDE, LB_IP) == {(REMOTE, True)}
 
 
-def test_affinity_goes_before_chance_and_is_kept_for_each_service_port() -> None:
+def test_affinity_goes_before_chance() -> None:
     objects = web(LOCAL_EP, REMOTE_EP, sessionAffinity="ClientIP")
     first = endpoint_chain("ns/web:http", "tcp", f"{OTHER_POD}:8080")
     walker = make_walker(objects)
@@ -217,6 +217,22 @@ def test_affinity_goes_before_chance_and_is_kept_for_each_service_port() -> None
     assert len(found) == 2
     assert fates(objects, POD, CLUSTER_IP, recent={(first, POD)}) == {(OTHER_POD, False)}
     assert fates(objects, OUTSIDE, CLUSTER_IP, recent={(first, POD)}) == BOTH_MASQ
+
+
+def test_affinity_of_one_port_is_not_another_ports() -> None:
+    ports = [{"name": "http", "port": 80}, {"name": "other", "port": 81}]
+    numbers = [{"name": "http", "port": 8080}, {"name": "other", "port": 8080}]
+    objects = [make_service(ports=ports, sessionAffinity="ClientIP"), make_slice([LOCAL_EP, REMOTE_EP], ports=numbers)]
+    recent = {(endpoint_chain("ns/web:http", "tcp", f"{OTHER_POD}:8080"), POD)}
+    assert fates(objects, POD, ("10.96.0.10", 80), recent=recent) == {(OTHER_POD, False)}
+    assert fates(objects, POD, ("10.96.0.10", 81), recent=recent) == BOTH
+
+
+def test_affinity_to_an_endpoint_of_another_node_does_not_count_for_policy_local() -> None:
+    objects = web(LOCAL_EP, REMOTE_EP, **WAYS, **LOCAL, sessionAffinity="ClientIP")
+    recent = {(endpoint_chain("ns/web:http", "tcp", f"{REMOTE}:8080"), source) for source in (OUTSIDE, POD)}
+    assert fates(objects, OUTSIDE, NODE_PORT_AT, recent=recent) == {(OTHER_POD, False)}
+    assert fates(objects, POD, NODE_PORT_AT, recent=recent) == {(REMOTE, False)}
 
 
 def test_affinity_to_an_endpoint_that_is_no_longer_usable_is_forgotten() -> None:
