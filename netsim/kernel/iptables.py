@@ -102,10 +102,13 @@ class Iptables:
     def _lock_file(self) -> str:
         """The legacy tools' lock (-w), one for each namespace so that nodes do not wait for each other.
 
-        A file in memory, reached through our /proc entry: nothing is left in /run, and no name has to be agreed on.
+        A file in memory, reached through our /proc entry: nothing is left in /run, and no name has to be agreed on. But
+        in the namespace that this process was started in others write tables too: there it is the lock that they take.
         """
         if self.backend != "legacy":
             return ""
+        if self.ns.inode == os.stat("/proc/self/ns/net").st_ino:
+            return os.environ.get("XTABLES_LOCKFILE", "")
         if self._lock < 0:
             self._lock = os.memfd_create("xtables.lock", os.MFD_CLOEXEC)
         return f"/proc/{os.getpid()}/fd/{self._lock}"

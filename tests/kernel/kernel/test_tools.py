@@ -1,9 +1,13 @@
 """sysctl, packet sockets, nft, iptables and connection tracking, each in a namespace of its own."""
 
 import asyncio
+import fcntl
 import json
+import os
 import socket
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,9 +17,9 @@ from netsim.kernel.iptables import Backend, Iptables, choose_backend
 from netsim.kernel.netns import Netns
 from netsim.kernel.nft import Nft
 from netsim.kernel.packets import open_packet_socket
-from netsim.kernel.process import Spawner
+from netsim.kernel.process import ProcessSpec, Spawner
 from netsim.kernel.sysctl import read_sysctl, write_sysctl, write_sysctls
-from netsim.model.errors import FeatureMissing, KernelError
+from netsim.model.errors import FeatureMissing, KernelError, TimeoutExpired
 
 pytestmark = pytest.mark.needs("root", "netns")
 
@@ -173,6 +177,34 @@ def test_namespaces_do_not_wait_for_each_others_lock(ns: Netns, spawner: Spawner
         for one in tables:
             assert one.save("nat").count("-A ONE -j RETURN") == 1
             one.close()
+
+
+OWN = """
+from netsim.kernel.iptables import Iptables
+from netsim.kernel.netns import Netns
+from netsim.kernel.process import ProcessSpec, Spawner
+with Spawner.start() as spawner:
+    Iptables(Netns.current(), spawner, backend="legacy").restore(b"*nat\\n:MINE - [0:0]\\nCOMMIT\\n")
+"""
+
+
+@pytest.mark.needs("iptables-legacy")
+def test_in_its_own_namespace_a_program_waits_for_others_who_write_tables(
+    ns: Netns, spawner: Spawner, tmp_path: Path
+) -> None:
+    """As netsim-proxy on a node: the legacy tools read a table, change it and write it whole."""
+    lock = tmp_path / "xtables.lock"
+    environment = {**os.environ, "XTABLES_LOCKFILE": str(lock)}
+    spec = ProcessSpec((sys.executable, "-c", OWN), netns=ns, env=environment, cwd=str(Path(__file__).parents[3]))
+    tool = Iptables(ns, spawner, backend="legacy")
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(TimeoutExpired):
+            spawner.run_blocking(spec, timeout_s=2)
+        assert ":MINE" not in tool.save("nat")
+    assert spawner.run_blocking(spec, timeout_s=10).returncode == 0
+    assert ":MINE" in tool.save("nat")
+    tool.close()
 
 
 @pytest.mark.needs("nft", "iptables-nft")
