@@ -140,9 +140,23 @@ def check_proxy_config(config: ProxyConfig) -> ProxyConfig:
     for name, seconds in (("tcp", timeouts.tcp_s), ("tcpFin", timeouts.tcp_fin_s), ("udp", timeouts.udp_s)):
         if not 0 <= seconds <= IPVS_TIMEOUT_MAX_S:
             raise InputError(f"ipvs.{name}Timeout: {seconds:.0f} s is not in [0, {IPVS_TIMEOUT_MAX_S}]")
+    _check_conntrack(config.conntrack)
     if config.min_sync_period_s < 0 or config.sync_period_s <= 0:
         raise InputError("syncPeriod must be greater than 0, minSyncPeriod not less than 0")
     return config
+
+
+def _check_conntrack(conntrack: ConntrackConfig) -> None:
+    for name, value in (
+        ("maxPerCore", conntrack.max_per_core),
+        ("min", conntrack.min),
+        ("tcpEstablishedTimeout", conntrack.tcp_established_s),
+        ("tcpCloseWaitTimeout", conntrack.tcp_close_wait_s),
+        ("udpTimeout", conntrack.udp_s),
+        ("udpStreamTimeout", conntrack.udp_stream_s),
+    ):
+        if value < 0:
+            raise InputError(f"conntrack.{name}: must be greater than or equal to 0")
 
 
 def expand_node_ports(config: ProxyConfig, node_ips: tuple[str, ...]) -> ProxyConfig:

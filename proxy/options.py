@@ -33,6 +33,8 @@ from proxy.modes import MODES
 
 log = logging.getLogger("netsim-proxy")
 
+DEFAULT_QPS, DEFAULT_BURST = 5.0, 10  # client-go rest/config.go
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -56,9 +58,9 @@ class Options:
 
     @property
     def request_rate(self) -> tuple[float, int]:
-        """Requests to the API server: how many a second, and how many at once."""
+        """Requests to the API server: how many a second, and how many at once; 0 is client-go's default."""
         connection = self.document["clientConnection"]
-        return float(connection["qps"]), int(connection["burst"])
+        return float(connection["qps"] or DEFAULT_QPS), int(connection["burst"] or DEFAULT_BURST)
 
 
 # --- types of flags ---

@@ -63,6 +63,8 @@ def test_flags() -> None:
         ([*NEEDED, "--cluster-cidr", "10.0.0.0/8,11.0.0.0/8"], "not one CIDR for each family"),
         ([*NEEDED, "--iptables-min-sync-period", "40s"], "minSyncPeriod"),
         ([*NEEDED, "--conntrack-min", "many"], "--conntrack-min: .* no number"),
+        ([*NEEDED, "--conntrack-min", "-1"], "conntrack.min: must be greater than or equal to 0"),
+        ([*NEEDED, "--conntrack-udp-timeout=-1s"], "conntrack.udpTimeout: must be greater"),
         ([*NEEDED, "--ipvs-scheduler", "best"], "ipvs.scheduler"),
         ([*NEEDED, "--proxy-mode", "userspace"], "is no proxy mode"),
         ([*NEEDED, "--cluster-cidr", "pods"], "no CIDR"),
@@ -137,6 +139,12 @@ def test_addresses_of_the_servers() -> None:
     assert addresses("--bind-address", "::", "--metrics-bind-address", "[::]:1") == ("[::]:10256", "[::]:1")
     assert addresses("--healthz-bind-address", "", "--metrics-port", "0") == ("", "")
     assert addresses("--healthz-bind-address", "172.18.0.2", "--healthz-port", "80")[0] == "172.18.0.2:80"
+
+
+def test_no_rate_is_the_default_rate() -> None:
+    assert parse_options(NEEDED).request_rate == (5, 10)
+    assert parse_options([*NEEDED, "--kube-api-qps", "0", "--kube-api-burst", "0"]).request_rate == (5, 10)
+    assert parse_options([*NEEDED, "--kube-api-qps", "-1"]).request_rate[0] == -1
 
 
 def test_sync_periods_belong_to_modes() -> None:
