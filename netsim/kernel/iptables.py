@@ -144,11 +144,12 @@ def choose_backend(spawner: Spawner, ns: Netns) -> Backend:
     # The legacy tables that there are; only where there are any it is a question which of the two is in use.
     in_question = bool(read_proc_net(ns, "ip_tables_names") or read_proc_net(ns, "ip6_tables_names"))
     for backend in _BACKENDS:
-        text = _try_backend(spawner, ns, backend, "" if in_question else "filter", reasons)
+        text = _try_save(spawner, ns, (f"iptables-{backend}-save", *(() if in_question else ("-t", "filter"))), reasons)
         if text is not None:
             saved[backend] = text
             if not in_question:
                 break
+            saved[backend] += _try_save(spawner, ns, (f"ip6tables-{backend}-save",), reasons) or ""
     if not saved:
         raise FeatureMissing(
             "iptables", "; ".join(reasons), where=ns.name, hint="install the package iptables; `netsim check` says more"
@@ -171,10 +172,9 @@ def prefer_legacy(nft: str, legacy: str) -> bool:
     return bool(_HINT.search(legacy)) or legacy.count("\n-A ") > nft.count("\n-A ")
 
 
-def _try_backend(spawner: Spawner, ns: Netns, backend: Backend, table: str, reasons: list[str]) -> str | None:
-    """What it saves (of one table or of all); None, with a reason more, where it does not work."""
-    program = f"iptables-{backend}-save"
-    spec = ProcessSpec((program, *(("-t", table) if table else ())), env=_environment(""), netns=ns)
+def _try_save(spawner: Spawner, ns: Netns, argv: tuple[str, ...], reasons: list[str]) -> str | None:
+    """What it prints; None, with a reason more, where it does not work."""
+    program, spec = argv[0], ProcessSpec(argv, env=_environment(""), netns=ns)
     try:
         done = spawner.run_blocking(spec, timeout_s=_TIMEOUT_S)
     except KernelError as error:

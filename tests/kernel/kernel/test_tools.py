@@ -214,6 +214,33 @@ def test_the_backend_is_chosen_by_asking_and_that_changes_nothing(ns: Netns, spa
     assert nft.run("list ruleset") == ""
 
 
+CANARY = b"*mangle\n:KUBE-KUBELET-CANARY - [0:0]\nCOMMIT\n"
+RULES = b"*filter\n-A INPUT -s 192.0.2.1 -j DROP\n-A INPUT -s 192.0.2.2 -j DROP\nCOMMIT\n"
+ONE_RULE = b"*filter\n-A INPUT -s 192.0.2.1 -j DROP\nCOMMIT\n"
+
+
+@pytest.mark.needs("iptables-nft", "iptables-legacy")
+@pytest.mark.parametrize(
+    ("legacy", "nft", "chosen"),
+    [
+        (b"", RULES, "nft"),
+        (RULES, b"", "legacy"),
+        (RULES, ONE_RULE, "legacy"),
+        (ONE_RULE, RULES, "nft"),
+        (CANARY, RULES, "legacy"),
+        (RULES, CANARY, "nft"),
+        (CANARY + RULES, CANARY, "nft"),
+    ],
+)
+def test_the_backend_is_that_which_wrote_what_is_there(ns: Netns, legacy: bytes, nft: bytes, chosen: str) -> None:
+    """As on a node where a kubelet and others were before us."""
+    with Spawner.start() as spawner:  # for which nothing was chosen yet
+        for backend, text in (("legacy", legacy), ("nft", nft)):
+            if text:
+                Iptables(ns, spawner, backend=backend).restore(text)  # type: ignore[arg-type]
+        assert Iptables(ns, spawner).backend == chosen
+
+
 # --- connection tracking ---
 
 DNAT = """
