@@ -69,9 +69,9 @@ async def _clean_iptables(netns: Netns, spawner: Spawner) -> bool:
                 log.info("IPv%d, iptables-%s: %s", family, backend, error)  # what does not work here wrote nothing here
                 continue
             found = True
-            await target.apply(dialect.plan_cleanup(family, existing))
-            if is_guarded_by_us(existing):
+            if is_guarded_by_us(existing):  # first, so that there is no moment without a guard
                 forget_settings(netns)
+            await target.apply(dialect.plan_cleanup(family, existing))
     return found
 
 
