@@ -183,7 +183,8 @@ class NodeSync:
         """
         failures = self.failures
         while not self.is_current(generation):
-            if self.failures > failures and self.error is not None and not self._wake.is_set():
+            trying_again = self._wake.is_set() or self._under_way >= 0
+            if self.failures > failures and self.error is not None and not trying_again:
                 raise self.error
             finished = self._finished
             if self._under_way < generation:  # else what is being written now may do
