@@ -109,6 +109,9 @@ class _Writer:
         if wanted and self._ends_at_output(points):
             told = True  # what is sent has its route before output; only what output rewrites is routed once more
             yield from self._write_route(one, points[0].packet)
+        elif wanted and not one.ins and _leaves(points[0]):
+            told = True  # no rule there saw it
+            yield from self._write_route(one, points[0].packet)
         for number, point in enumerate(points):
             follows = points[number + 1].packet if number + 1 < len(points) else self._final(one, point.packet)
             leaves = point.stage is None and point.seen is not None and not point.seen.incoming
