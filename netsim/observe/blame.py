@@ -179,8 +179,8 @@ def _blame_fabric(case: Case, place: str, came_by: str) -> Verdict | None:
 
 
 def _blame_dead_link(case: Case, place: str, came_by: str) -> Verdict | None:
-    """Its way leads by an interface whose other end is down. Its queue drops all."""
-    if _drop_name(case) != "QDISC_DROP":
+    """Its way leads by an interface whose other end is down. Its queue drops all, if the kernel says anything of it."""
+    if _drop_name(case) not in ("QDISC_DROP", ""):
         return None
     header = header_of(case.end.packet)
     device = _DEV.search(ask_route(case, place, header.source, header.destination, came_by))

@@ -227,6 +227,17 @@ with netsim.up("mine", nodes=2, state_dir=sys.argv[1]) as cluster:
     cluster.apply([make_pod("a", node="node-1"), make_pod("b", node="node-2"), make_service("b", app="b")])
     done = cluster.exec("pod/a", ["curl", "-sS", "--max-time", "5", "http://b/clientip"], check=True)
     assert done.stdout.startswith(pod_ip(cluster, "a")), done.stdout
+    with cluster.capture(["pod/a", "node/node-1"], filter="tcp port 80") as capture:
+        path = cluster.trace("pod/a", "svc/b:http")
+    assert (path.verdict.outcome, path.answered_by) == ("delivered", "pod/default/b"), path
+    assert [hop.place for hop in path.hops if hop.rewrite == "dnat"] == ["node/node-1"], path
+    assert any(hop.rules for hop in path.hops), path
+    assert {frame.place for frame in capture.frames} == {"pod/default/a", "node/node-1"}
+    [way] = cluster.explain("pod/a", "svc/b:http").ways
+    assert way.path.answered_by == "pod/default/b", way
+    with cluster.fault("link-down", "pod/a"):
+        lost = cluster.trace("pod/a", "svc/b:http").verdict
+    assert lost.cause == "eth0 has no carrier: what it leads to is down", lost
     print("ok", done.stdout)
 """
 NOBODY = 65534
