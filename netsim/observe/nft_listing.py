@@ -4,6 +4,7 @@ Source: libnftables-json(5), nft(8).
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +15,9 @@ from netsim.model.errors import InputError
 Expression = Mapping[str, Any]
 TableKey = tuple[str, str]  # family, name
 
+_COUNTS = re.compile(r"(?<=\bcounter) packets \d+ bytes \d+")
+_DEVICES = re.compile(r'\bdevices? (?:= \{ ([^}]*) \}|("[^"]*"|\S+)) priority ')
+
 
 @dataclass(frozen=True, slots=True)
 class NftRule:
@@ -23,17 +27,24 @@ class NftRule:
     statements: tuple[Expression, ...]
     text: str = ""
 
+    @property
+    def words(self) -> str:
+        """The text without what its counters say."""
+        return _COUNTS.sub("", self.text)
+
 
 @dataclass(slots=True)
 class NftChain:
-    """A chain; ``hook`` is "" for one that is only jumped to."""
+    """A chain; ``hook`` is "" for one that is only jumped to. ``devices``: of hooks ingress and egress; "eth*" is all
+    whose names begin so.
+    """
 
     name: str
     kind: str = ""  # filter, nat, route
     hook: str = ""
     priority: int = 0
     policy: str = "accept"
-    device: str = ""
+    devices: tuple[str, ...] = ()
     rules: list[NftRule] = field(default_factory=list)
 
 
@@ -90,6 +101,10 @@ def parse_listing(text: str, words: str = "") -> NftTables:
     for item in items:
         for kind, value in item.items():
             _take(tables, kind, value, texts)
+    for key, devices in parse_devices(words).items():  # nft 1.0.6 writes them as text only
+        chain = tables[key[:2]].chains.get(key[2]) if key[:2] in tables else None
+        if chain is not None and not chain.devices:
+            chain.devices = devices
     return tables
 
 
@@ -110,7 +125,7 @@ def _take(
             value.get("hook", ""),
             int(value.get("prio", 0)),
             value.get("policy", "accept"),
-            str(value.get("dev", "")),
+            _as_tuple(value.get("dev", ())),
         )
     elif kind == "rule":
         handle = int(value["handle"])
@@ -135,19 +150,36 @@ def _parse_element(element: Any, kind: str) -> tuple[Any, Any]:
 def parse_rule_texts(words: str) -> dict[tuple[str, str, str, int], str]:
     """(family, table, chain, handle) -> the rule's text, from ``nft -a list ruleset``."""
     found: dict[tuple[str, str, str, int], str] = {}
+    for key, line in _chain_lines(words):
+        body, mark, handle = line.rpartition(" # handle ")
+        if mark and handle.isdigit():
+            found[*key, int(handle)] = body
+    return found
+
+
+def parse_devices(words: str) -> dict[tuple[str, str, str], tuple[str, ...]]:
+    """(family, table, chain) -> the devices that the chain is bound to, from ``nft list ruleset``."""
+    found: dict[tuple[str, str, str], tuple[str, ...]] = {}
+    for key, line in _chain_lines(words) if " device" in words else ():
+        match = _DEVICES.search(line) if line.startswith("type ") else None
+        if match is not None:
+            found[key] = tuple(name.strip('"') for name in (match[1] or match[2]).split(", "))
+    return found
+
+
+def _chain_lines(words: str) -> Iterator[tuple[tuple[str, str, str], str]]:
+    """The lines within chains, each with its family, table and chain."""
     family = table = chain = ""
     for line in words.splitlines():
         stripped = line.strip()
-        body, mark, handle = stripped.rpartition(" # handle ")
         if line.startswith("table "):
             _, family, table, *_ = stripped.split(" ")
         elif line.startswith("\tchain "):
             chain = stripped.split(" ", 2)[1]
         elif line.startswith("\t}"):
             chain = ""
-        elif chain and mark and handle.isdigit():
-            found[family, table, chain, int(handle)] = body
-    return found
+        elif chain:
+            yield (family, table, chain), stripped
 
 
 # --- rendering of parts, as nft writes them ---

@@ -38,7 +38,7 @@ class Packet:
 class RuleHit:
     """One rule (or a chain's policy) that the packet met and that matched."""
 
-    family: str  # ip, ip6, inet, bridge
+    family: str  # ip, ip6, inet, bridge, netdev
     table: str
     chain: str
     text: str  # as nft or iptables prints it; of a policy "policy accept"
@@ -60,7 +60,7 @@ class Hop:
     packet: Packet  # as it is after this step
     interface: str = ""  # interface: its name
     direction: Literal["", "in", "out"] = ""  # interface: as seen from the namespace
-    hook: str = ""  # hook: prerouting, input, forward, output, postrouting, ingress
+    hook: str = ""  # hook: prerouting, input, forward, output, postrouting, ingress, egress
     rules: tuple[RuleHit, ...] = ()  # hook: in the order the packet met them
     route: str = ""  # route: as `ip route` prints the entry that decided: "10.244.2.0/24 via 172.18.0.3 dev eth0"
     rewrite: Literal["", "dnat", "snat", "un-dnat", "un-snat", "encapsulate", "decapsulate"] = ""

@@ -1,4 +1,4 @@
-"""Frames through a Linux bridge, and netfilter's rules for what is bridged (br_netfilter). Pure.
+"""Frames in a Linux bridge, and netfilter's rules for what is bridged: of frames, and of packets (br_netfilter). Pure.
 
 Sources: net/bridge/br_input.c, br_forward.c, br_fdb.c, br_netfilter_hooks.c.
 """
@@ -6,8 +6,9 @@ Sources: net/bridge/br_input.c, br_forward.c, br_fdb.c, br_netfilter_hooks.c.
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from netsim.observe.explain.frames import Ports, come_in, pass_frame
 from netsim.observe.explain.hooks import Stay
-from netsim.observe.explain.neighbours import ports_of, resolve
+from netsim.observe.explain.neighbours import ports_of
 from netsim.observe.explain.packet import Travel
 from netsim.observe.explain.routing import look_up
 from netsim.observe.explain.state import Link, Place
@@ -30,34 +31,52 @@ def enter_by_port(journey: "Journey", place: Place, port: Link, packet: Travel) 
     if bridge.vlan_filtering:
         journey.chances.note(f"{place.name} {bridge.name}: its VLANs are not modelled")
     filtered = _is_filtered(place, bridge, packet.family)
+    came = Ports(came_by=port.name)
+    packet = pass_frame(journey, place, "prerouting", packet, came, "before" if filtered else "all")
     if filtered:
         before = packet
         packet = journey.pass_hook(place, "prerouting", packet, stay, interface_in=bridge.name, ports=(port.name, ""))
-        if packet.destination != before.destination:
-            packet = _redirect(journey, place, bridge, packet)
+        packet = _prerouted(journey, place, port, packet, packet.destination != before.destination)
     if _is_own(place, bridge, packet.destination_mac):
-        journey.cross(place, bridge, "in", packet)
+        packet = pass_frame(journey, place, "input", packet, came)
+        packet = come_in(journey, place, bridge, packet)
         return journey.receive_ip(place, bridge, packet, stay, prerouted=filtered)
     return _send_to_port(journey, place, bridge, port, packet, stay, filtered=filtered)
 
 
 def leave_by_bridge(journey: "Journey", place: Place, bridge: Link, packet: Travel, stay: Stay) -> "Arrival":
-    """The place itself sends a frame by its bridge. br_netfilter has no say: what is routed has passed its hooks."""
+    """The place itself sends a frame by its bridge. br_netfilter has no say: what is routed has passed its hooks.
+    Raises Lost.
+    """
     return _send_to_port(journey, place, bridge, None, packet, stay, filtered=False)
 
 
-def _redirect(journey: "Journey", place: Place, bridge: Link, packet: Travel) -> Travel:
-    """The destination was translated while the frame was bridged: to a neighbour on the same bridge it is bridged on,
-    all else goes up to the routes (br_nf_pre_routing_finish).
+def send_by_port(journey: "Journey", place: Place, port: Link, packet: Travel, stay: Stay) -> "Arrival":
+    """The place itself sends a frame by a port of a bridge. Raises Lost."""
+    leaves = Ports(leaves_by=port.name)
+    packet = pass_frame(journey, place, "output", packet, leaves)
+    packet = pass_frame(journey, place, "postrouting", packet, leaves)
+    return journey.transmit(place, port, packet, stay)
+
+
+def _prerouted(journey: "Journey", place: Place, port: Link, packet: Travel, translated: bool) -> Travel:
+    """br_nf_pre_routing_finish: what is left of the frame's prerouting. Where the destination was translated: to a
+    neighbour on the same bridge it is bridged on, all else goes up to the routes.
     """
-    decision = look_up(place, packet.destination, source=packet.source, mark=packet.mark, interface_in=bridge.name)
-    if decision.kind == "unicast" and any(hop.index == bridge.index for hop in decision.hops):
-        next_hop = decision.hop.via or packet.destination
-        mac, why = resolve(journey.world, place, bridge, next_hop)
-        if not mac:
-            journey.lose("dropped", place, packet, why)
-        return replace(packet, destination_mac=mac)
-    return replace(packet, destination_mac=bridge.mac)
+    bridge, next_hop = place.by_index[port.master], ""
+    if translated:
+        decision = look_up(place, packet.destination, source=packet.source, mark=packet.mark, interface_in=bridge.name)
+        if decision.kind == "unicast" and any(hop.index == bridge.index for hop in decision.hops):
+            next_hop = decision.hop.via or packet.destination
+        else:
+            packet = replace(packet, destination_mac=bridge.mac)
+    packet = pass_frame(journey, place, "prerouting", packet, Ports(came_by=port.name), "behind")
+    if not next_hop:
+        return packet
+    mac, why = journey.resolve(place, bridge, next_hop)
+    if not mac:
+        journey.lose("dropped", place, packet, why)
+    return replace(packet, destination_mac=mac)
 
 
 def _send_to_port(
@@ -73,11 +92,17 @@ def _send_to_port(
             journey.lose(
                 "dropped", place, packet, f"{came_by.name} and {port.name} are isolated ports of {bridge.name}"
             )
-    if filtered and came_by is not None:
-        ports = (came_by.name, port.name)
+    if came_by is None:
+        return send_by_port(journey, place, port, packet, stay)
+    ports, leaves = Ports(came_by.name, port.name), Ports(leaves_by=port.name)
+    packet = pass_frame(journey, place, "forward", packet, ports, "before" if filtered else "all")
+    if filtered:
         packet = journey.pass_hook(
             place, "forward", packet, stay, interface_in=bridge.name, interface_out=bridge.name, ports=ports
         )
+        packet = pass_frame(journey, place, "forward", packet, ports, "behind")
+    packet = pass_frame(journey, place, "postrouting", packet, leaves)
+    if filtered:
         packet = journey.pass_hook(
             place, "postrouting", packet, stay, interface_out=bridge.name, next_hop=packet.destination, ports=ports
         )

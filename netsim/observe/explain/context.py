@@ -95,4 +95,5 @@ class Asking:
     reply: bool = False  # against the flow's direction
     port_in: str = ""  # of a bridged packet: the bridge's ports
     port_out: str = ""
+    layer: Literal["ip", "bridge", "netdev"] = "ip"  # whose hook it is; of the others interfaces are ports and devices
     hits: list[RuleHit] = field(default_factory=list)

@@ -94,7 +94,7 @@ def _take_nft(made: Filters, table: NftTable) -> None:
     for chain in table.chains.values():
         if any(key == "ct" for rule in chain.rules for key, _ in walk_values(rule.statements)):
             made.tracks = True
-        if chain.hook and not chain.device:
+        if chain.hook and chain.hook != "ingress":  # that is for frames: netsim.observe.explain.frames
             is_nat = chain.kind == "nat"
             made.tracks = made.tracks or is_nat
             made.add(chain.hook, chain.priority, _walk_nft(table, chain), is_nat)

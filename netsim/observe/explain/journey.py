@@ -6,23 +6,26 @@ Sources: net/ipv4/ip_input.c, ip_forward.c, ip_output.c, icmp.c; for bridges `ne
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
-from netsim.observe.explain.bridge import enter_by_port, leave_by_bridge
+from netsim.observe.explain.bridge import enter_by_port, leave_by_bridge, send_by_port
 from netsim.observe.explain.context import Answer, Chances
 from netsim.observe.explain.filters import Filters
+from netsim.observe.explain.frames import come_in, go_out
 from netsim.observe.explain.hooks import Hook, Passage, Stay, Tracker
 from netsim.observe.explain.neighbours import resolve
-from netsim.observe.explain.packet import CLIENT_PORT, Travel, answer_to, error_about
+from netsim.observe.explain.packet import Travel, answer_to, error_about
 from netsim.observe.explain.routing import Decision, check_source, choose_source, is_local, look_up
 from netsim.observe.explain.state import Link, Place, World
+from netsim.observe.explain.vxlan import encapsulate, take_out
 from netsim.observe.path import Hop, Leg, Outcome, look_at
 
 _MAX_STEPS = 2000  # crossings of interfaces, both ways: what goes round and is not routed ends here
 _NEXT_ROUTE = "ip route"
-_VXLAN_BYTES = {4: 50, 6: 70}
 
 
 class Lost(Exception):
-    """The packet goes no further. ``reply``: an error that is sent back to whoever sent it."""
+    """The packet goes no further. ``reply``: an error that is sent back to whoever sent it; ``by`` this link, whatever
+    routes say, and where it is ``bridged`` through its bridge.
+    """
 
     def __init__(
         self,
@@ -33,6 +36,8 @@ class Lost(Exception):
         hint: str = "",
         reply: Travel | None = None,
         stay: Stay | None = None,
+        by: Link | None = None,
+        bridged: bool = False,
     ) -> None:
         super().__init__(cause)
         self.outcome: Outcome = outcome
@@ -41,6 +46,8 @@ class Lost(Exception):
         self.hint = hint
         self.reply = reply
         self.stay = stay
+        self.by = by
+        self.bridged = bridged
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +130,7 @@ class Journey:
         self._tell(place, hook, packet, passage)
         stay.stolen = passage.answer.verdict == "stolen"
         if passage.answer.verdict in ("drop", "reject"):
-            self._refuse(place, passage.packet, passage.answer, stay)
+            self.refuse(place, passage.packet, passage.answer, stay)
         return passage.packet
 
     def _tell(self, place: Place, hook: Hook, packet: Travel, passage: Passage) -> None:
@@ -145,22 +152,40 @@ class Journey:
         if passage.new_flow:
             self.hops.append(Hop(place.name, self.leg, "conntrack", after.shown(), conntrack=passage.new_flow))
 
-    def _refuse(self, place: Place, packet: Travel, answer: Answer, stay: Stay) -> NoReturn:
-        """A rule (or a full table) ends it."""
+    def refuse(
+        self, place: Place, packet: Travel, answer: Answer, stay: Stay | None = None, *, by: Link | None = None
+    ) -> NoReturn:
+        """A rule (or a full table) ends it. ``by``: of a frame, the link it came by. Raises Lost."""
         rule = answer.rule
         where = f"{rule.family} {rule.table} {rule.chain}: " if rule is not None and rule.table else ""
         cause = f"{where}{rule.text if rule else answer.verdict}"
         self.hops.append(Hop(place.name, self.leg, "loss", packet.shown(), rules=(rule,) if rule else (), reason=cause))
         if answer.verdict == "drop":
             raise Lost("dropped", place.name, cause)
+        if rule is not None and rule.family in ("bridge", "netdev"):  # nf_reject_send_*, nft_reject_{bridge,netdev}.c
+            words = answer.reply.replace("-", " ")
+            tcp = answer.reply == "tcp reset"
+            reply = answer_to(packet, "RST,ACK") if tcp else error_about(packet, packet.destination, words)
+            reply = replace(reply, source_mac=packet.destination_mac, destination_mac=packet.source_mac)
+            raise Lost("rejected", place.name, cause, reply=reply, by=by, bridged=rule.family == "bridge")
+        stay = stay or Stay()
         if answer.reply == "tcp reset":
             reset = answer_to(packet, "RST,ACK")
             raise Lost("rejected", place.name, cause, reply=reset, stay=Stay(stay.flow, "related", True))
         source = packet.destination if is_local(place, packet.destination) else ""
-        reply = error_about(packet, source, answer.reply.replace("-", " "))
-        raise Lost("rejected", place.name, cause, reply=reply)
+        error = error_about(packet, source, answer.reply.replace("-", " "))
+        raise Lost("rejected", place.name, cause, reply=error)
 
     # --- sending ---
+
+    def send_reply(self, lost: Lost, reply: Travel) -> Arrival:
+        """What is sent back where a packet was lost. Raises Lost."""
+        place = self.world.place(lost.place)
+        if lost.by is None:
+            return self.send(place, reply, lost.stay or Stay())
+        if lost.bridged:
+            return send_by_port(self, place, lost.by, reply, Stay())
+        return self.transmit(place, lost.by, reply, Stay())
 
     def send(self, place: Place, packet: Travel, stay: Stay | None = None, *, oif: int = 0) -> Arrival:
         """What the place itself sends. Raises Lost."""
@@ -222,19 +247,25 @@ class Journey:
         if link.name == "lo":
             if not link.up:
                 self.lose("dropped", place, packet, "lo is down")
-            self.cross(place, link, "out", packet)
-            self.cross(place, link, "in", packet)
+            packet = come_in(self, place, link, go_out(self, place, link, packet))
             return self.receive_ip(place, link, packet, stay)
         packet = self._address_frame(place, link, packet, next_hop)
         return self.transmit(place, link, packet, stay)
 
     def _address_frame(self, place: Place, link: Link, packet: Travel, next_hop: str) -> Travel:
-        mac, why = resolve(self.world, place, link, next_hop)
+        mac, why = self.resolve(place, link, next_hop)
         if not mac:
             words = "host unreachable" if packet.family == 4 else "address unreachable"
             error = None if packet.is_error else error_about(packet, "", words)
             self.lose("no route", place, packet, why, hint="ip neigh", reply=error)
         return replace(packet, source_mac=link.mac, destination_mac=mac)
+
+    def resolve(self, place: Place, link: Link, next_hop: str) -> tuple[str, str]:
+        """The MAC address of a next hop, or "" and why there is none."""
+        found = resolve(self.world, place, link, next_hop)
+        for words in found.notes:
+            self.chances.note(words)
+        return found.mac, found.why
 
     def transmit(self, place: Place, link: Link, packet: Travel, stay: Stay) -> Arrival:
         """Out of a link of whatever kind. Raises Lost."""
@@ -248,11 +279,11 @@ class Journey:
             self.chances.note(
                 f"{place.name} {link.name}: what the queueing discipline {link.qdisc} does is not modelled"
             )
-        self.cross(place, link, "out", packet)
+        packet = go_out(self, place, link, packet)
         if link.kind == "bridge":
             return leave_by_bridge(self, place, link, packet, stay)
         if link.kind == "vxlan":
-            return self._encapsulate(place, link, packet)
+            return encapsulate(self, place, link, packet)
         peer = self.world.peer(place.name, link.index)
         if link.kind != "veth" or peer is None:
             self.lose(
@@ -271,7 +302,7 @@ class Journey:
 
     def receive(self, place: Place, link: Link, packet: Travel) -> Arrival:
         """A frame comes in by a link. Raises Lost."""
-        self.cross(place, link, "in", packet)
+        packet = come_in(self, place, link, packet)
         if link.master:
             return enter_by_port(self, place, link, packet)
         if packet.destination_mac and packet.destination_mac != link.mac:
@@ -324,52 +355,9 @@ class Journey:
         packet = self.pass_hook(place, "input", packet, stay, interface_in=link.name)
         if stay.stolen:
             return self._send_on(place, packet, stay, link.name)
-        tunnel = self._find_tunnel(place, packet)
-        if tunnel is not None and packet.payload is not None:
-            inner = packet.payload
-            self.hops.append(
-                Hop(place.name, self.leg, "rewrite", inner.shown(), rewrite="decapsulate", before=packet.shown())
-            )
-            return self.receive(place, tunnel, inner)
         if packet.payload is not None:
-            cause = f"no VXLAN device takes network {packet.vni} at UDP port {packet.destination_port}"
-            self.lose("dropped", place, packet, cause, hint="ip -d link show type vxlan")
+            return take_out(self, place, packet)
         return Arrival(place, packet, link)
-
-    # --- VXLAN ---
-
-    def _find_tunnel(self, place: Place, packet: Travel) -> Link | None:
-        if packet.protocol != "udp" or packet.payload is None:
-            return None
-        for link in place.links:
-            if link.kind == "vxlan" and (link.port, link.vni) == (packet.destination_port, packet.vni) and link.up:
-                return link
-        return None
-
-    def _encapsulate(self, place: Place, link: Link, packet: Travel) -> Arrival:
-        """vxlan_xmit: the forwarding database says which node has the MAC address."""
-        entries = [f for f in place.forwarding if f.index == link.index and f.remote]
-        entry = next((f for f in entries if f.mac == packet.destination_mac), None)
-        entry = entry or next((f for f in entries if f.mac == "00:00:00:00:00:00"), None)
-        if entry is None:
-            cause = f"{link.name} knows no node for {packet.destination_mac} (bridge fdb show dev {link.name})"
-            self.lose("dropped", place, packet, cause)
-        outer = Travel(
-            source=link.local,
-            destination=entry.remote,
-            protocol="udp",
-            source_port=CLIENT_PORT,
-            destination_port=link.port,
-            note="VXLAN",
-            mark=packet.mark,
-            length=packet.length + _VXLAN_BYTES[6 if ":" in entry.remote else 4],
-            payload=packet,
-            vni=link.vni,
-        )
-        self.hops.append(
-            Hop(place.name, self.leg, "rewrite", outer.shown(), rewrite="encapsulate", before=packet.shown())
-        )
-        return self.send(place, outer)
 
 
 def _forwards(place: Place, family: int, interface: str) -> bool:

@@ -1,36 +1,86 @@
 """The MAC address a packet is sent to: what the neighbour table says, or what asking around would find. Pure.
 
-Sources: net/core/neighbour.c, net/ipv4/arp.c (arp_process), net/ipv6/ndisc.c.
+Who asks sends a frame, too: where rules of families bridge and netdev drop it or its answer, nobody is found. It is
+asked three times (mcast_solicit), so what is lost only by chance is taken as answered. Rules of family arp are not
+looked at, nor those of ip6 and inet for neighbour discovery.
+
+Sources: net/core/neighbour.c, net/ipv4/arp.c (arp_solicit, arp_process), net/ipv6/ndisc.c.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
 
-from netsim.observe.explain.routing import is_local
+from netsim.observe.explain.context import Chances, every_way
+from netsim.observe.explain.frames import Filtered, FrameHook, Ports, filter_frame
+from netsim.observe.explain.packet import BROADCAST, Travel
+from netsim.observe.explain.routing import choose_source, is_local
 from netsim.observe.explain.state import Link, Place, World
 
 _KNOWN = frozenset({"permanent", "noarp", "reachable", "stale", "delay", "probe"})
+_MOST_WAYS = 64  # of one hook's rules
 
 
-def resolve(world: World, place: Place, link: Link, address: str) -> tuple[str, str]:
+@dataclass(frozen=True, slots=True)
+class Resolved:
     """The MAC address of a next hop, or "" and why there is none."""
+
+    mac: str
+    why: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """``lost``: the rule that ended its way. ``notes``: what was not certain on it."""
+
+    packet: Travel
+    lost: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Reached:
+    """An interface that a frame comes to, or would but for a rule."""
+
+    place: Place
+    link: Link
+    frame: _Frame
+
+    def is_at(self, place: Place, link: Link) -> bool:
+        return (self.place.name, self.link.index) == (place.name, link.index)
+
+
+def resolve(world: World, place: Place, link: Link, address: str) -> Resolved:
+    """Whom a place sends to by a link, for an address that is on the link."""
     key = link.index, address
-    found = place.decisions.get(key)
+    found: Resolved | None = place.decisions.get(key)
     if found is None:
         found = place.decisions[key] = _resolve(world, place, link, address)
     return found
 
 
-def _resolve(world: World, place: Place, link: Link, address: str) -> tuple[str, str]:
+def _resolve(world: World, place: Place, link: Link, address: str) -> Resolved:
     for entry in place.neighbours:
         if entry.index == link.index and entry.address == address and entry.state in _KNOWN and not entry.proxy:
-            return entry.mac, ""
+            return Resolved(entry.mac)
     if link.kind == "vxlan":
-        return "", f"{link.name} asks nobody for {address}, and has no neighbour entry for it"
-    for other, far in reach(world, place, link):
-        if (other.name, far.index) != (place.name, link.index) and _answers(other, far, address):
-            return far.mac, ""
+        return Resolved("", f"{link.name} asks nobody for {address}, and has no neighbour entry for it")
+    question = _question(place, link, address)
+    lost, notes = "", dict[str, None]()
+    for there in _Walk(world).reach(place, link, question):
+        if there.is_at(place, link) or not _answers(there.place, there.link, address):
+            continue
+        answer = _answer(question, there.link, address)
+        came_back = (one.frame for one in _Walk(world).reach(there.place, there.link, answer) if one.is_at(place, link))
+        back = next(came_back, _Frame(answer))
+        notes |= dict.fromkeys((*there.frame.notes, *back.notes))
+        lost = there.frame.lost or back.lost
+        if not lost:
+            return Resolved(there.link.mac, notes=tuple(notes))
     words = "ARP" if ":" not in address else "neighbour discovery"
-    return "", f"nobody on {link.name} answers {words} for {address}"
+    why = f"nobody on {link.name} answers {words} for {address}" + (f": {lost}" if lost else "")
+    return Resolved("", why, tuple(notes))
 
 
 def _answers(place: Place, link: Link, address: str) -> bool:
@@ -41,41 +91,106 @@ def _answers(place: Place, link: Link, address: str) -> bool:
     return on_link if ignore else is_local(place, address)
 
 
-def reach(world: World, place: Place, link: Link) -> Iterator[tuple[Place, Link]]:
-    """Every interface that a broadcast from a link comes to, as far as it is of a known place."""
-    seen: set[tuple[str, int]] = set()
-    waiting: list[tuple[Place, Link]] = []
+def _question(place: Place, link: Link, address: str) -> Travel:
+    source = choose_source(place, link.index, address)
+    if ":" not in address:
+        return Travel(
+            source, address, "arp", 0, 0, "request", source_mac=link.mac, destination_mac=BROADCAST, length=28
+        )
+    tail = ip_address(address).packed[-3:]  # of the solicited-node multicast address, RFC 4291, 2.7.1
+    group = str(ip_address(bytes.fromhex("ff02" + "00" * 9 + "01ff") + tail))
+    mac = "33:33:ff:" + tail.hex(":")  # RFC 2464, 7
+    return Travel(source, group, "icmpv6", 0, 0, "nd-neighbor-solicit", 255, 0, link.mac, mac, length=72)
 
-    def out_of(where: Place, one: Link) -> None:
-        if not one.up or (where.name, one.index) in seen:
+
+def _answer(question: Travel, link: Link, address: str) -> Travel:
+    note = "reply" if question.is_arp else "nd-neighbor-advert"
+    answer = replace(question, source=address, destination=question.source, note=note)
+    return replace(answer, source_mac=link.mac, destination_mac=question.source_mac)
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A frame that is to leave by a link; ``came_by``: the bridge port by which it came to the bridge."""
+
+    place: Place
+    link: Link
+    frame: _Frame
+    came_by: Link | None = None
+
+
+class _Walk:
+    """A frame that bridges send out of every port: to all, or one that they have not learned yet."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._seen: set[tuple[str, int]] = set()
+        self._waiting: list[_Step] = []
+
+    def reach(self, place: Place, link: Link, packet: Travel) -> Iterator[_Reached]:
+        """Every interface that it comes to from a link, as far as that is of a known place; the nearest first."""
+        self._waiting.append(_Step(place, link, _Frame(packet)))
+        while self._waiting:
+            yield from self._out_of(self._waiting.pop(0))
+
+    def _out_of(self, step: _Step) -> Iterator[_Reached]:
+        where, one, frame = step.place, step.link, step.frame
+        if not one.up or (where.name, one.index) in self._seen:
             return
-        seen.add((where.name, one.index))
+        self._seen.add((where.name, one.index))
+        leaves = Ports(leaves_by=one.name)
         if one.kind == "bridge":
-            waiting.extend((where, port) for port in ports_of(where, one) if (where.name, port.index) not in seen)
-        elif one.kind == "veth" and (peer := world.peer(where.name, one.index)) is not None:
-            other = world.place(peer[0])
-            into(other, other.by_index[peer[1]])
+            frame = self._pass(where, "egress", frame, leaves)
+            self._waiting += [_Step(where, port, frame) for port in ports_of(where, one)]
+        elif one.kind == "veth" and (peer := self._world.peer(where.name, one.index)) is not None:
+            if one.master:
+                ports = Ports(step.came_by.name if step.came_by else "", one.name)
+                frame = self._pass(where, "forward" if step.came_by else "output", frame, ports)
+                frame = self._pass(where, "postrouting", frame, leaves)
+            frame = self._pass(where, "egress", frame, leaves)
+            other = self._world.place(peer[0])
+            yield from self._into(other, other.by_index[peer[1]], frame)
 
-    def into(where: Place, one: Link) -> None:
-        if not one.up or (where.name, one.index) in seen:
+    def _into(self, where: Place, one: Link, frame: _Frame) -> Iterator[_Reached]:
+        if not one.up or (where.name, one.index) in self._seen:
             return
-        seen.add((where.name, one.index))
+        self._seen.add((where.name, one.index))
+        came = Ports(came_by=one.name)
+        frame = self._pass(where, "ingress", frame, came)
         if not one.master:
-            found.append((where, one))
+            yield _Reached(where, one, frame)
             return
         bridge = where.by_index[one.master]
-        found.append((where, bridge))
-        seen.add((where.name, bridge.index))
+        frame = self._pass(where, "prerouting", frame, came)
+        self._seen.add((where.name, bridge.index))
         others = (port for port in ports_of(where, bridge) if not (port.isolated and one.isolated))
-        waiting.extend((where, port) for port in others if port.index != one.index)
+        self._waiting += [_Step(where, port, frame, one) for port in others if port.index != one.index]
+        up = self._pass(where, "ingress", self._pass(where, "input", frame, came), Ports(came_by=bridge.name))
+        yield _Reached(where, bridge, up)
 
-    found: list[tuple[Place, Link]] = []
-    out_of(place, link)
-    yield from found
-    while waiting:
-        found.clear()
-        out_of(*waiting.pop(0))
-        yield from list(found)
+    def _pass(self, where: Place, hook: FrameHook, frame: _Frame, ports: Ports) -> _Frame:
+        """The frame after a hook, if it can get through at all."""
+        if frame.lost:
+            return frame
+        notes: dict[str, None] = dict.fromkeys(frame.notes)
+        passed: Filtered | None = None
+        words = ""
+
+        def run(chances: Chances) -> Filtered:
+            return filter_frame(where, chances, hook, frame.packet, ports)
+
+        for chances, found in every_way(run, _MOST_WAYS):
+            notes |= dict.fromkeys(chances.notes)
+            if found.end is None:
+                passed = passed or found
+            elif (rule := found.end.rule) is not None:
+                words = f"{rule.family} {rule.table} {rule.chain}: {rule.text}"
+        if passed is None:
+            what = "question" if frame.packet.note in ("request", "nd-neighbor-solicit") else "answer"
+            return _Frame(frame.packet, f"{where.name} drops the {what}: {words}", tuple(notes))
+        if words:
+            notes[f"{where.name} may drop ARP or neighbour discovery, which is taken as heard: {words}"] = None
+        return _Frame(passed.packet, notes=tuple(notes))
 
 
 def ports_of(place: Place, bridge: Link) -> list[Link]:

@@ -8,7 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 from netsim.observe.explain.context import Answer, Asking, Nat
-from netsim.observe.explain.nft_value import NoMatch, Unknown, evaluate, look_up_element, matches
+from netsim.observe.explain.nft_value import (
+    NoMatch,
+    Unknown,
+    evaluate,
+    look_up_element,
+    matches,
+    share_of_draw,
+)
 from netsim.observe.nft_listing import NftChain, NftRule, NftTable, render_element
 from netsim.observe.path import RuleHit
 
@@ -64,11 +71,7 @@ class NftChainWalk:
             kind, inner = next(iter(statement.items()))
             try:
                 if kind == "match":
-                    value = evaluate(inner["left"], self._asking, self._table)
-                    wanted = inner["right"]
-                    if isinstance(wanted, Mapping) and next(iter(wanted)) in ("payload", "meta", "ct", "&", "|", "fib"):
-                        wanted = evaluate(wanted, self._asking, self._table)
-                    if not matches(value, inner["op"], wanted, self._table):
+                    if not self._matches(inner["left"], inner["op"], inner["right"]):
                         return "", "", None
                 elif kind == "vmap":
                     found = look_up_element(
@@ -90,13 +93,25 @@ class NftChainWalk:
         self._hit(chain, rule, "continue")
         return "", "", None
 
+    def _matches(self, left: Any, operator: str, wanted: Any) -> bool:
+        """A condition. Raises NoMatch, Unknown."""
+        share = share_of_draw(left, operator, wanted)
+        if share is not None:
+            return share == 1 or (share > 0 and self._asking.chances.choose([share, 1 - share]) == 0)
+        value = evaluate(left, self._asking, self._table)
+        if isinstance(wanted, Mapping) and next(iter(wanted)) in ("payload", "meta", "ct", "&", "|", "fib"):
+            wanted = evaluate(wanted, self._asking, self._table)
+        return matches(value, operator, wanted, self._table)
+
     def _skip(self, rule: NftRule, unknown: Unknown) -> bool:
         """What is not modelled is followed both ways."""
-        self._asking.chances.note(f'not modelled: {unknown}, in the rule "{rule.text}"; followed both ways')
+        self._asking.chances.note(f'not modelled: {unknown}, in the rule "{rule.words}"; followed both ways')
         return self._asking.chances.choose([0.5, 0.5]) == 1
 
     def _hit(self, chain: NftChain, rule: NftRule, verdict: str, element: str = "") -> RuleHit:
-        hit = RuleHit(self._table.family, self._table.name, chain.name, rule.text, verdict, "nft", rule.handle, element)
+        hit = RuleHit(
+            self._table.family, self._table.name, chain.name, rule.words, verdict, "nft", rule.handle, element
+        )
         self._asking.hits.append(hit)
         return hit
 
@@ -119,7 +134,7 @@ class NftChainWalk:
             return None
         if kind in _LIMITS:
             over = isinstance(inner, Mapping) and (inner.get("inv") or inner.get("over"))
-            self._asking.chances.note(f'"{rule.text}": {_LIMITS[kind]} is taken as not reached')
+            self._asking.chances.note(f'"{rule.words}": {_LIMITS[kind]} is taken as not reached')
             if over:
                 raise NoMatch
             return None
@@ -148,6 +163,10 @@ class NftChainWalk:
             asking.flow.mark = int(value) & 0xFFFFFFFF
         elif isinstance(key, Mapping) and key.get("payload", {}).get("field") in ("ttl", "hoplimit"):
             asking.packet = replace(asking.packet, ttl=int(value))
+        elif key == {"payload": {"protocol": "ether", "field": "daddr"}}:
+            asking.packet = replace(asking.packet, destination_mac=str(value))
+        elif key == {"payload": {"protocol": "ether", "field": "saddr"}}:
+            asking.packet = replace(asking.packet, source_mac=str(value))
         elif not (isinstance(key, Mapping) and "tcp option" in key):
             raise Unknown(f"nft set {key}")
 

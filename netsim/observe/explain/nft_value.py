@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from netsim.observe.explain.context import Asking
+from netsim.observe.explain.packet import BROADCAST, Travel
 from netsim.observe.explain.routing import address_type, contains, look_up
 from netsim.observe.nft_listing import NftSet, NftTable
 
@@ -21,6 +22,7 @@ class NoMatch(Exception):
     """The expression has no value for this packet, so its rule does not match: the port of a ping, for one."""
 
 
+_DRAWS = frozenset({"numgen", "jhash", "symhash"})
 _L4 = {"icmpv6": "ipv6-icmp"}
 _ECHO = {"echo request": "echo-request", "echo reply": "echo-reply"}
 
@@ -41,9 +43,7 @@ def evaluate(expression: Any, asking: Asking, table: NftTable) -> Any:
             return _fib(inner, asking)
         case "concat":
             return tuple(evaluate(part, asking, table) for part in inner)
-        case "numgen":
-            return _draw(inner, asking)
-        case "jhash" | "symhash":
+        case "numgen" | "jhash" | "symhash":
             return _draw(inner, asking)
         case "map":
             found = look_up_element(table, inner["data"], evaluate(inner["key"], asking, table))
@@ -91,6 +91,10 @@ def _payload(inner: Mapping[str, Any], asking: Asking) -> Any:  # noqa: PLR0912 
     if "field" not in inner:
         raise Unknown(f"nft raw payload {inner}")
     packet, protocol, name = asking.packet, inner["protocol"], inner["field"]
+    if protocol in ("ether", "arp"):
+        return _frame_payload(protocol, name, packet)
+    if packet.is_arp:
+        raise NoMatch
     if protocol in ("ip", "ip6"):
         if (protocol == "ip6") != (packet.family == 6):
             raise NoMatch
@@ -124,9 +128,21 @@ def _payload(inner: Mapping[str, Any], asking: Asking) -> Any:  # noqa: PLR0912 
             return _ECHO.get(
                 packet.note, packet.note.replace(" ", "-") if not packet.is_error else "destination-unreachable"
             )
-    elif protocol == "ether":
-        return packet.source_mac if name == "saddr" else packet.destination_mac
     raise Unknown(f"nft {protocol} {name}")
+
+
+def _frame_payload(protocol: str, name: str, packet: Travel) -> Any:
+    if protocol == "ether":
+        known = {"saddr": packet.source_mac, "daddr": packet.destination_mac, "type": packet.ether_type}
+    elif packet.is_arp:
+        asked = "00:00:00:00:00:00" if packet.note == "request" else packet.destination_mac
+        known = {"operation": packet.note, "saddr ether": packet.source_mac, "daddr ether": asked}
+        known |= {"saddr ip": packet.source, "daddr ip": packet.destination}
+    else:
+        raise NoMatch
+    if name not in known:
+        raise Unknown(f"nft {protocol} {name}")
+    return known[name]
 
 
 _TCP_FLAGS = {"fin": 1, "syn": 2, "rst": 4, "psh": 8, "ack": 16, "urg": 32}
@@ -136,6 +152,8 @@ def _meta(key: str, asking: Asking) -> Any:
     packet = asking.packet
     match key:
         case "l4proto":
+            if packet.is_arp:
+                raise NoMatch
             return _L4.get(packet.protocol, packet.protocol)
         case "mark":
             return packet.mark
@@ -146,7 +164,7 @@ def _meta(key: str, asking: Asking) -> Any:
         case "nfproto":
             return "ipv6" if packet.family == 6 else "ipv4"
         case "protocol":
-            return "ip6" if packet.family == 6 else "ip"
+            return packet.ether_type
         case "length":
             return packet.length
         case "iiftype" | "oiftype":
@@ -156,15 +174,36 @@ def _meta(key: str, asking: Asking) -> Any:
             name = asking.interface_in if key == "iifkind" else asking.interface_out
             link = asking.place.by_name.get(name)
             return link.kind if link else ""
-        case "ibrname" | "ibridgename":
-            return asking.interface_in
-        case "pkttype":
-            return "unicast"
+        case "ibrname" | "obrname":
+            return _bridge_of(asking, asking.interface_in if key == "ibrname" else asking.interface_out)
+        case "pkttype" if (asking.layer, asking.hook) != ("netdev", "egress"):
+            return _packet_type(asking)
     raise Unknown(f"nft meta {key}")
+
+
+def _bridge_of(asking: Asking, port: str) -> str:
+    """nft_meta_bridge.c: "" of what is no port."""
+    link = asking.place.by_name.get(port)
+    return asking.place.link_name(link.master) if link is not None and link.master else ""
+
+
+def _packet_type(asking: Asking) -> str:
+    """skb->pkt_type: whom a frame that came in is for, by its link address (eth_type_trans, br_handle_frame)."""
+    mac, place = asking.packet.destination_mac, asking.place
+    link = place.by_name.get(asking.interface_in)
+    if mac and int(mac[:2], 16) & 1:
+        return "broadcast" if mac == BROADCAST else "multicast"
+    if asking.layer == "ip" or link is None or not mac or link.name == "lo":
+        return "host"  # br_netfilter makes it so, too (setup_pre_routing)
+    master = place.by_index.get(link.master)
+    bridged = asking.layer == "bridge" and master is not None and mac == master.mac
+    return "host" if mac == link.mac or bridged else "other"
 
 
 def _ct(inner: Mapping[str, Any], asking: Asking) -> Any:  # noqa: PLR0912 - a case for each key
     flow, key = asking.flow, inner["key"]
+    if asking.layer != "ip":
+        raise Unknown(f"nft ct {key} in family {asking.layer}")
     if key == "state":
         return asking.state or "invalid"
     if flow is None:
@@ -199,6 +238,8 @@ def _ct(inner: Mapping[str, Any], asking: Asking) -> Any:  # noqa: PLR0912 - a c
 
 def _fib(inner: Mapping[str, Any], asking: Asking) -> Any:
     packet, flags = asking.packet, inner["flags"]
+    if packet.is_arp or asking.layer == "bridge":
+        raise Unknown("nft fib of a frame")
     flags = [flags] if isinstance(flags, str) else list(flags)
     address = packet.source if "saddr" in flags else packet.destination
     if inner["result"] == "type":
@@ -215,6 +256,36 @@ def _fib(inner: Mapping[str, Any], asking: Asking) -> Any:
 
 
 # --- comparing -------------------------------------------------------------------------------------------------------
+
+
+def share_of_draw(left: Any, operator: str, wanted: Any) -> float | None:
+    """How likely a number by chance is one that is wanted (of ``numgen random mod 100 < 30`` 0.3); None for what is no
+    such comparison. It makes one choice of two, where each number would be a way of its own.
+    """
+    if not isinstance(left, Mapping) or not _DRAWS & left.keys():
+        return None
+    inner, spans = next(iter(left.values())), _spans(wanted)
+    if spans is None:
+        return None
+    low, count = int(inner.get("offset", 0)), int(inner["mod"])
+    if operator in ("<", "<=", ">", ">="):
+        last = spans[0][0] - (operator in ("<", ">="))  # the last number of those below
+        spans = [(low, last)]
+    within = sum(max(0, min(last, low + count - 1) - max(first, low) + 1) for first, last in spans)
+    share = within / count
+    return 1 - share if operator in ("!=", ">", ">=") else share
+
+
+def _spans(wanted: Any) -> list[tuple[int, int]] | None:
+    """Numbers, ranges and sets of them, as ranges with both ends."""
+    if isinstance(wanted, int):
+        return [(wanted, wanted)]
+    if isinstance(wanted, Mapping) and "range" in wanted and all(isinstance(one, int) for one in wanted["range"]):
+        return [(wanted["range"][0], wanted["range"][1])]
+    if isinstance(wanted, Mapping) and "set" in wanted:
+        parts = [_spans(one) for one in _listed(wanted["set"])]
+        return None if None in parts else [span for part in parts if part is not None for span in part]
+    return None
 
 
 def matches(value: Any, operator: str, wanted: Any, table: NftTable) -> bool:

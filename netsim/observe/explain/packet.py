@@ -11,7 +11,7 @@ from netsim.observe.path import Packet
 
 CLIENT_PORT = 40000  # stands for the client's ephemeral port, or a ping's identifier
 RANDOM_PORTS = range(65000, 65536)  # stand for ports that masquerading picks
-ETHERNET_BYTES = 14
+BROADCAST = "ff:ff:ff:ff:ff:ff"
 
 
 class Tuple(NamedTuple):
@@ -64,7 +64,7 @@ class Travel:
 
     source: str
     destination: str
-    protocol: str  # tcp, udp, icmp, icmpv6
+    protocol: str  # tcp, udp, icmp, icmpv6; arp, whose note is its operation
     source_port: int
     destination_port: int
     note: str
@@ -85,6 +85,15 @@ class Travel:
     @property
     def is_error(self) -> bool:
         return self.inner is not None
+
+    @property
+    def is_arp(self) -> bool:
+        return self.protocol == "arp"
+
+    @property
+    def ether_type(self) -> str:
+        """In nft's words."""
+        return "arp" if self.is_arp else "ip6" if self.family == 6 else "ip"
 
     def key(self) -> Tuple:
         return Tuple(self.protocol, self.source, self.source_port, self.destination, self.destination_port)

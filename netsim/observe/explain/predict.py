@@ -150,7 +150,7 @@ def _bring_back_error(world: World, journey: Journey, question: Question, lost: 
     if lost.reply is None:
         return verdict
     try:
-        back = journey.send(world.place(lost.place), lost.reply, lost.stay or Stay())
+        back = journey.send_reply(lost, lost.reply)
         unheard = _why_strange(question, back)
     except Lost as again:
         unheard = again.cause

@@ -49,7 +49,7 @@ _NUD = {
 _NTF_PROXY, _NTF_SELF = 8, 2
 _NDA_VLAN, _NDA_MASTER = 5, 9
 _IFA_F_SECONDARY, _IFA_F_DADFAILED, _IFA_F_TENTATIVE, _IFA_F_OPTIMISTIC = 1, 8, 0x40, 4
-_UNMODELLED = ("bridge", "netdev", "arp")  # families of nft
+_UNMODELLED = ("arp",)  # families of nft
 _SYSCTLS = (
     "ipv4.ip_forward",
     "ipv6.conf.all.forwarding",

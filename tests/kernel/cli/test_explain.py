@@ -8,6 +8,7 @@ import pytest
 from tests.json_schema import find_faults
 from tests.kernel.cli.conftest import Netsim
 
+PING = ("node/node-1", "node/node-2", "--protocol", "icmp")
 SCHEMA = json.loads(files("netsim.observe").joinpath("path.schema.json").read_text(encoding="utf-8"))
 
 
@@ -38,13 +39,28 @@ def test_nothing_is_sent(deployed: Netsim) -> None:
 
 
 def test_rules_of_a_kind_that_is_not_modelled_are_noted(deployed: Netsim) -> None:
-    """The drops of a partition are rules of the fabric's bridge."""
-    deployed("fault", "partition", "node/node-1", "node/node-2")
+    deployed("exec", "node/node-2", "--", "nft", "add table arp mine")
     try:
         found = deployed.json("explain", "node/node-1", "node/node-2", "--protocol", "icmp")
     finally:
+        deployed("exec", "node/node-2", "--", "nft", "delete table arp mine")
+    assert found["notes"] == ["node/node-2: the rules of nft table arp mine are not modelled"]
+
+
+def test_the_rule_of_a_partition_is_told(deployed: Netsim) -> None:
+    """It is one of the fabric's bridge."""
+    deployed("fault", "partition", "node/node-1", "node/node-2")
+    try:
+        found = json.loads(deployed("explain", *PING, "-o", "json", status=1).stdout)
+        text = deployed("explain", *PING, status=1).stdout
+    finally:
         deployed("fault", "undo", "--all")
-    assert any("fabric: the rules of nft table bridge netsim-fault-" in note for note in found["notes"]), found["notes"]
+    path = found["ways"][0]["path"]
+    assert find_faults(SCHEMA, path) == []
+    assert (path["verdict"]["outcome"], path["verdict"]["place"], found["notes"]) == ("dropped", "fabric", [])
+    (hook,) = [hop for hop in path["hops"] if hop["place"] == "fabric" and hop["kind"] == "hook"]
+    assert (hook["hook"], hook["rules"][0]["family"]) == ("forward", "bridge")
+    assert "forward        bridge netsim-fault-" in text
 
 
 def test_what_is_to_be_done_next_can_be_done_in_the_fabric_too(deployed: Netsim) -> None:

@@ -1,6 +1,8 @@
-"""A small world in memory: a node with two pods on a bridge, and a Service by iptables rules."""
+"""Small worlds in memory: a node with two pods on a bridge, and a Service by iptables rules; two nodes and a tunnel."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from netsim.observe.explain.predict import Explainer, Explanation
 from netsim.observe.explain.state import (
@@ -15,11 +17,12 @@ from netsim.observe.explain.state import (
     Route,
 )
 from netsim.observe.iptables_save import parse_counted_save
-from netsim.observe.nft_listing import NftTables
+from netsim.observe.nft_listing import NftChain, NftRule, NftTable, NftTables
 from netsim.observe.path import Path, Question
 from netsim.observe.rules.model import Rules
 
-CLIENT, SERVER, NODE = "pod/default/client", "pod/default/web", "node/n1"
+CLIENT, SERVER, NODE, OTHER = "pod/default/client", "pod/default/web", "node/n1", "node/n2"
+TO_POD, TO_NODE, FROM_NODE = (CLIENT, "10.244.0.3", 8080), (CLIENT, "10.244.0.1", 0), (NODE, "10.244.0.3", 8080)
 MAC = {NODE: "0a:00:00:00:00:01", CLIENT: "0a:00:00:00:00:02", SERVER: "0a:00:00:00:00:03"}
 SERVICE = """*nat
 :PREROUTING ACCEPT [0:0]
@@ -52,6 +55,34 @@ class MemoryWorld:
 
 def make_rules(save: str = SERVICE, nft: NftTables | None = None) -> Rules:
     return Rules(nft or {}, {("iptables-nft", "ip"): parse_counted_save(save)} if save else {})
+
+
+DROP = {"drop": None}
+
+
+def meta(key: str, value: Any, operator: str = "==") -> dict[str, Any]:
+    """``meta KEY VALUE`` as libnftables writes it."""
+    return {"match": {"op": operator, "left": {"meta": {"key": key}}, "right": value}}
+
+
+def header(protocol: str, field: str, value: Any) -> dict[str, Any]:
+    """``PROTOCOL FIELD VALUE``."""
+    return {"match": {"op": "==", "left": {"payload": {"protocol": protocol, "field": field}}, "right": value}}
+
+
+def draw(operator: str, value: Any, most: int, offset: int = 0) -> dict[str, Any]:
+    """``numgen random mod MOST offset OFFSET OPERATOR VALUE``."""
+    left = {"numgen": {"mode": "random", "mod": most, "offset": offset}}
+    return {"match": {"op": operator, "left": left, "right": value}}
+
+
+def make_chain(
+    family: str, hook: str, *statements: Any, priority: int = -200, devices: Sequence[str] = ()
+) -> NftTables:
+    """A table "t" of one base chain "c", which has one rule "the rule"."""
+    rule = NftRule(7, statements, "the rule counter packets 1 bytes 60")
+    chain = NftChain("c", "filter", hook, priority, devices=tuple(devices), rules=[rule])
+    return {(family, "t"): NftTable(family, "t", chains={"c": chain})}
 
 
 def make_pod(name: str, address: str) -> Place:
@@ -113,3 +144,49 @@ def change(world: MemoryWorld, place: str, **fields: object) -> MemoryWorld:
 
 def crossed(path: Path, leg: str) -> list[str]:
     return [f"{hop.place} {hop.interface}" for hop in path.hops if hop.kind == "interface" and hop.leg == leg]
+
+
+def make_known(rules: Rules | None = None) -> MemoryWorld:
+    """The world where pods know each other, so that nobody asks for a neighbour."""
+    world = make_world(rules)
+    for place, other, address in ((CLIENT, SERVER, "10.244.0.3"), (SERVER, CLIENT, "10.244.0.2")):
+        known = Neighbour(2, address, MAC[other], "permanent")
+        world = change(world, place, neighbours=[*world.places[place].neighbours, known])
+    return world
+
+
+def with_nft(tables: NftTables, place: str = NODE, world: MemoryWorld | None = None) -> MemoryWorld:
+    world = world or make_known()
+    return change(world, place, rules=replace(world.places[place].rules, nft=tables))
+
+
+def the_path(world: MemoryWorld, question: tuple[str, str, int] = TO_POD) -> Path:
+    source, address, port = question
+    found = explain(world, address, port, source)
+    assert len(found.ways) == 1
+    return found.path
+
+
+def make_tunnel() -> MemoryWorld:
+    """Two nodes 172.18.0.1 and .2, and between their vxlan0, 10.9.0.1 and .2, a tunnel."""
+    places = {}
+    for name, own, other in ((NODE, 1, 2), (OTHER, 2, 1)):
+        places[name] = Place(
+            name,
+            links=[
+                Link(1, "lo", ""),
+                Link(2, "eth0", "veth", f"0a:00:00:00:00:0{own}"),
+                Link(3, "vxlan0", "vxlan", f"0a:00:00:00:09:0{own}", 1450, vni=1, port=8472, local=f"172.18.0.{own}"),
+            ],
+            addresses=[Address(2, f"172.18.0.{own}", 24), Address(3, f"10.9.0.{own}", 24)],
+            routes=[
+                Route(f"172.18.0.{own}/32", "local", 255, (NextHop(2),), f"172.18.0.{own}"),
+                Route(f"10.9.0.{own}/32", "local", 255, (NextHop(3),), f"10.9.0.{own}"),
+                Route("172.18.0.0/24", "unicast", 254, (NextHop(2),), f"172.18.0.{own}"),
+                Route("10.9.0.0/24", "unicast", 254, (NextHop(3),), f"10.9.0.{own}"),
+            ],
+            policy=POLICY,
+            neighbours=[Neighbour(3, f"10.9.0.{other}", f"0a:00:00:00:09:0{other}", "permanent")],
+            forwarding=[Forwarding(3, f"0a:00:00:00:09:0{other}", remote=f"172.18.0.{other}")],
+        )
+    return MemoryWorld(places, {(NODE, 2): (OTHER, 2)})
