@@ -46,7 +46,8 @@ _BEFORE_ALL, _AFTER_ALL = -350, 300
 _INET, _IPV4, _IPV6 = 1, 2, 10  # NFPROTO_*
 FAMILY_NAMES = {_INET: "inet", _IPV4: "ip", _IPV6: "ip6", 7: "bridge", 5: "netdev", 3: "arp"}
 FAMILY_NUMBERS = {name: number for number, name in FAMILY_NAMES.items()}
-_HOOKS = {0: "prerouting", 1: "input", 2: "forward", 3: "output", 4: "postrouting"}
+_HOOKS = {0: "prerouting", 1: "input", 2: "forward", 3: "output", 4: "postrouting", 5: "ingress"}
+_OTHER_HOOKS = {"netdev": {0: "ingress", 1: "egress"}, "arp": {0: "input", 1: "output", 2: "forward"}}
 _TRACE_GROUP = 9  # NFNLGRP_NFTRACE
 _NETLINK_NETFILTER = 12
 _NFT_MSG_TRACE = 17
@@ -267,7 +268,8 @@ class RuleTrace:
         hook = parse_attributes(found[0].get(4, b""))
         if not hook:
             return ChainInfo("", None)
-        return ChainInfo(_HOOKS.get(int.from_bytes(hook[1], "big"), "?"), int.from_bytes(hook[2], "big", signed=True))
+        words = _OTHER_HOOKS.get(family, _HOOKS).get(int.from_bytes(hook[1], "big"), "?")
+        return ChainInfo(words, int.from_bytes(hook[2], "big", signed=True))
 
     def rules(self, family: str, table: str, chain: str) -> list[tuple[int, bytes]]:
         """Handle and program (NFTA_RULE_EXPRESSIONS) of every rule of a chain, in order. Raises KernelError."""

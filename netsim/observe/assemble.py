@@ -143,7 +143,7 @@ class _Writer:
     def _ends_at_output(self, points: Sequence[_Point]) -> bool:
         """Whether a rule at output let the packet go no further."""
         stage = points[-1].stage
-        if stage is None or stage.hook != "output":
+        if stage is None or stage.hook != "output" or stage.of_frames:
             return False
         hits = read_hits(stage, self._evidence.rules, self._evidence.elements)
         return bool(hits) and hits[-1].verdict in ("drop", "reject")
@@ -169,7 +169,8 @@ class _Writer:
             return one.ins[-1].packet.ttl != one.outs[0].packet.ttl or one.ins[-1].outer != one.outs[0].outer
         if one.ins:
             local = one.ins[-1].packet.outer or one.ins[-1].packet
-            return one.stay is not None or local.destination in self._addresses(one.place)
+            met_packets = one.stay is not None and not all(stage.of_frames for stage in one.stay.stages)
+            return met_packets or local.destination in self._addresses(one.place)
         return True
 
     def _addresses(self, place: str) -> Mapping[str, str]:
@@ -227,26 +228,41 @@ def _list_points(one: Pass) -> list[_Point]:
     """Where the packet is known in one pass, in order."""
     stages = list(one.stay.stages) if one.stay is not None else []
     ins = [_Point(seen.packet, seen=seen) for seen in one.ins]
-    points = ins[:]
+    outs = [_Point(seen.packet, seen=seen) for seen in one.outs]
+    points, on_port = ins[:], 1
     sample = next(iter([*one.ins, *one.outs]), None)
     for stage in stages:
         point = _Point(_packet_at(stage, sample), stage=stage)
-        if stage.hook == "prerouting" and len(ins) > 1 and _is_on_port(one, stage):
-            points.insert(1, point)
+        if stage.hook in ("prerouting", "input") and len(ins) > 1 and _is_on_port(one, stage):
+            points.insert(on_port, point)
+            on_port += 1
+        elif one.outs and stage.leaves_by not in ("", one.outs[0].sighting.interface):  # it left by the bridge before
+            outs.insert(_find_out(outs, stage.leaves_by), point)
         else:
             points.append(point)
-    return points + [_Point(seen.packet, seen=seen) for seen in one.outs]
+    return points + outs
+
+
+def _find_out(points: Sequence[_Point], link: str) -> int:
+    found = (
+        number for number, one in enumerate(points) if one.seen is not None and one.seen.sighting.interface == link
+    )
+    return next(found, len(points))
 
 
 def _is_on_port(one: Pass, stage: Stage) -> bool:
-    """Whether prerouting happened on the bridge's port (br_netfilter), before the bridge itself had the packet.
+    """Whether a hook was passed on the bridge's port, before the bridge itself had the packet: that of frames, and by
+    br_netfilter prerouting.
 
     The trace's packet number has the interface in it by which the packet came last (nft_trace_init), so it is another
     one after the bridge has passed the packet up. Without later events the rewrite between both interfaces says it.
     """
+    if stage.of_frames or stage.hook == "input":
+        return stage.of_frames
     if tuple_of(one.ins[0].packet) != tuple_of(one.ins[-1].packet):
         return True
     later = one.stay.stages[one.stay.stages.index(stage) + 1 :] if one.stay is not None else []
+    later = [other for other in later if not other.of_frames]
     return bool(later) and later[0].traced[0].event.packet_id != stage.traced[0].event.packet_id
 
 
@@ -273,6 +289,8 @@ def _is_routed_after(one: Pass, points: Sequence[_Point], number: int) -> bool:
     if follows.seen is not None and follows.seen.incoming:
         return False
     if follows.stage is not None:
+        if follows.stage.of_frames:
+            return follows.stage.hook in ("output", "postrouting", "egress")
         if follows.stage.hook in ("prerouting", "output"):
             return False
         if point.seen is None and point.stage is None:

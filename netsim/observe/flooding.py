@@ -5,7 +5,7 @@ takes it, and the way goes on there. The others are no part of it.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from netsim.observe.evidence import Reader
 from netsim.observe.flow import Seen, tuple_of
@@ -35,14 +35,16 @@ def without_copies(passes: Sequence[Pass], reader: Reader) -> tuple[Pass, ...]:
     links = Links(reader)
     passes = _gathered(passes, links)
     overheard = [one for one in passes if is_overheard(one, links)]
-    kept = [one for one in passes if one not in overheard]
-    if kept and kept[-1].outs and overheard:
-        later = [one for one in passes[passes.index(kept[-1]) :] if one in overheard]
-        kept += later[:1]  # it left and nobody took it: where it was heard is where it was lost
+    kept = _joined([one for one in passes if one not in overheard])
+    later = [one for one in passes[passes.index(kept[-1]) :] if one in overheard] if kept else []
+    if later and kept[-1].outs and not _lose_by_rule(kept[-1], len(later), links):
+        kept.append(later[0])  # it left and nobody took it: where it was heard is where it was lost
     for number, one in enumerate(kept):
         follower = kept[number + 1] if number + 1 < len(kept) else None
         _keep_port(one, follower, links)
-    return _joined(kept)
+        if follower is not None:
+            _keep_hooks(one, {seen.sighting.interface for seen in one.outs})
+    return tuple(kept)
 
 
 def _gathered(passes: Sequence[Pass], links: Links) -> list[Pass]:
@@ -99,7 +101,36 @@ def _find_port(one: Pass, ports: Sequence[Seen], follower: Pass | None, links: L
     return None
 
 
-def _joined(passes: Sequence[Pass]) -> tuple[Pass, ...]:
+def _keep_hooks(one: Pass, ports: Container[str]) -> None:
+    """Of the hooks of copies those of the one that left by one of these ports."""
+    if one.stay is None or not one.copies:
+        return
+    common = [stage for stage in one.stay.stages if not stage.leaves_by]
+    for stay in (one.stay, *one.copies):
+        own = [stage for stage in stay.stages if stage.leaves_by]
+        if own and own[0].leaves_by in ports:
+            one.stay.stages = [*common, *(stage for stage in stay.stages if stage not in common)]
+            return
+
+
+def _lose_by_rule(one: Pass, overheard: int, links: Links) -> bool:
+    """Whether a rule for frames lost it on its way to a port: then all that left by others are copies, of which so many
+    were overheard.
+    """
+    ports = [seen for seen in one.outs if " master " in links(one.place, seen.sighting.interface)]
+    names = {seen.sighting.interface for seen in ports}
+    if one.stay is None or len(ports) > overheard:
+        return False
+    for stay in (one.stay, *one.copies):
+        last = stay.stages[-1]
+        if last.leaves_by and last.leaves_by not in names and last.traced[-1].event.verdict == "drop":
+            _keep_hooks(one, {last.leaves_by})
+            one.outs = [seen for seen in one.outs if seen not in ports]
+            return True
+    return False
+
+
+def _joined(passes: Sequence[Pass]) -> list[Pass]:
     """Passes of one stay that a copy's arrival elsewhere had cut in two."""
     joined: list[Pass] = []
     for one in passes:
@@ -107,6 +138,7 @@ def _joined(passes: Sequence[Pass]) -> tuple[Pass, ...]:
         if last is not None and last.place == one.place and last.outer == one.outer and not one.ins and last.ins:
             last.outs += one.outs
             last.stay = last.stay or one.stay
+            last.copies += one.copies
             continue
         joined.append(one)
-    return tuple(joined)
+    return joined

@@ -11,15 +11,24 @@ from dataclasses import dataclass, field
 from netsim.observe.flow import Seen, Traced, tuple_of
 from netsim.observe.path import Leg
 
-_ORDER = {"ingress": 0, "prerouting": 1, "output": 1, "input": 2, "forward": 2, "postrouting": 3, "egress": 4}
+_ORDER = {"ingress": 0, "prerouting": 1, "output": 1, "input": 3, "forward": 3, "postrouting": 4, "egress": 5}
+# br_netfilter: a frame's hooks are around a packet's of the same name. What is routed goes out by a bridge behind all.
+_BRIDGE_ORDER = {"prerouting": 1, "input": 2, "forward": 3, "output": 4, "postrouting": 4}
 
 
 @dataclass(slots=True)
 class Stage:
-    """A hook, with the rule events there."""
+    """A hook, with the rule events there. ``of_frames``: of families bridge and netdev."""
 
     hook: str
+    of_frames: bool = False
     traced: list[Traced] = field(default_factory=list)
+
+    @property
+    def leaves_by(self) -> str:
+        """Of frames that are about to leave: by which link."""
+        leaving = self.of_frames and self.hook in ("forward", "output", "postrouting", "egress")
+        return self.traced[0].event.interface_out if leaving else ""
 
 
 @dataclass(slots=True)
@@ -41,13 +50,16 @@ class Stay:
 
 @dataclass(slots=True)
 class Pass:
-    """A packet in a place: interfaces by which it came, hooks, interfaces by which it left."""
+    """A packet in a place: interfaces by which it came, hooks, interfaces by which it left. ``copies``: hooks that only
+    a copy of it met, of those that a bridge makes of a frame for more ports than one.
+    """
 
     place: str
     leg: Leg
     ins: list[Seen] = field(default_factory=list)
     outs: list[Seen] = field(default_factory=list)
     stay: Stay | None = None
+    copies: list[Stay] = field(default_factory=list)
 
     @property
     def outer(self) -> bool:
@@ -138,19 +150,29 @@ def _group_stays(traced: Sequence[Traced]) -> list[Stay]:
         if stay is None or not _goes_on(stay, one):
             stay = current[key] = Stay(*key)
             stays.append(stay)
-        if not stay.stages or stay.stages[-1].hook != one.event.hook:
-            stay.stages.append(Stage(one.event.hook))
+        of_frames = is_of_frames(one)
+        if not stay.stages or (stay.stages[-1].hook, stay.stages[-1].of_frames) != (one.event.hook, of_frames):
+            stay.stages.append(Stage(one.event.hook, of_frames))
         stay.stages[-1].traced.append(one)
     return stays
+
+
+def is_of_frames(one: Traced) -> bool:
+    """Whether a rule is of a family that sees frames."""
+    return one.event.family in ("bridge", "netdev")
+
+
+def _order(one: Traced) -> int:
+    return (_BRIDGE_ORDER if one.event.family == "bridge" else _ORDER).get(one.event.hook, 0)
 
 
 def _goes_on(stay: Stay, one: Traced) -> bool:
     """Whether the event can be the next of this stay."""
     last = stay.stages[-1]
-    before, after = _ORDER.get(last.hook, 0), _ORDER.get(one.event.hook, 0)
-    if before > after or (before == after and last.hook != one.event.hook):
-        return False
     previous = last.traced[-1]
+    before, after = _order(previous), _order(one)
+    if before > after or (before == after and last.hook != one.event.hook and one.event.family != "bridge"):
+        return False
     if previous.decoded.identification != one.decoded.identification:
         return False
     return before != after or one.event.packet_id in (previous.event.packet_id, 0)
@@ -164,6 +186,8 @@ def _join_stays(passes: list[Pass], stays: Sequence[Stay]) -> list[Pass]:
         if found is not None:
             one.stay = found
             left.remove(found)
+            one.copies = [stay for stay in left if _is_copy(stay, found)]
+            left = [stay for stay in left if stay not in one.copies]
     if not passes:
         return passes
     last = passes[-1]
@@ -175,12 +199,23 @@ def _join_stays(passes: list[Pass], stays: Sequence[Stay]) -> list[Pass]:
     return passes
 
 
+def _is_copy(stay: Stay, first: Stay) -> bool:
+    """Whether a bridge made the packet of one stay from that of another, to send it out of one more port."""
+    if not stay.stages[0].leaves_by or (stay.place, stay.leg, stay.outer) != (first.place, first.leg, first.outer):
+        return False
+    leaving = next((stage.traced[0] for stage in first.stages if stage.leaves_by), first.stages[-1].traced[-1])
+    one, other = stay.first.decoded, leaving.decoded
+    same = (one.identification, one.packet.ttl) == (other.identification, other.packet.ttl)
+    return same and tuple_of(one.packet) == tuple_of(other.packet)
+
+
 def _belongs(stay: Stay, one: Pass) -> bool:
     if stay.place != one.place or stay.outer != one.outer:
         return False
     sent_here = stay.first.event.hook in ("output", "postrouting") and stay.stage("prerouting") is None
     seen = one.ins[0] if one.ins else one.outs[0] if one.outs else None
-    if seen is None or bool(one.ins) == (stay.first.event.hook == "output"):
+    frames = stay.stages[0].of_frames
+    if seen is None or (not frames and bool(one.ins) == (stay.first.event.hook == "output")):
         return False
     packet = seen.packet.outer if seen.outer else seen.packet
     met = stay.first.decoded.packet.outer or stay.first.decoded.packet
