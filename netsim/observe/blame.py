@@ -37,7 +37,7 @@ _FORWARDING = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
 def blame_silence(case: Case) -> Verdict:
     """The verdict on a probe that nothing answered, and that no rule dropped."""
     end = case.end
-    if not case.there:
+    if not case.passed:
         return _blame_start(case)
     if end.leg == "back" and end.place == case.question.source and _is_incoming(case, end.place):
         return _blame_answer(case)
@@ -48,8 +48,11 @@ def blame_silence(case: Case) -> Verdict:
 
 def blame_route(case: Case, place: str, packet: Packet) -> Verdict | None:
     """No route, one that leads nowhere, or a next hop that does not answer; None if all of that is well."""
-    header = header_of(packet)
     came_by = _last_interface(case, place, "in") if place != case.question.source else ""
+    return _blame_way(case, place, header_of(packet), came_by)
+
+
+def _blame_way(case: Case, place: str, header: Packet, came_by: str) -> Verdict | None:
     route = ask_route(case, place, header.source, header.destination, came_by)
     if route == _REVERSE_PATH:
         return _blame_reverse_path(case, place, came_by)
@@ -114,7 +117,8 @@ def header_of(packet: Packet) -> Packet:
 
 def _blame_start(case: Case) -> Verdict:
     source = case.question.source
-    found = blame_route(case, source, case.sent) or _blame_dead_link(case, source, "")
+    # The packet as rules of its own left it.
+    found = blame_route(case, source, case.end.packet) or _blame_dead_link(case, source, "")
     if found is not None:
         return found
     dropped = _blame_drop(case, source)
@@ -174,8 +178,13 @@ def _blame_fabric(case: Case, place: str, came_by: str) -> Verdict | None:
     own = _MAC.search(case.reader.link(place, master[1]))
     if own is None or own[1] == mac:
         return None
-    cause = f"no port of {master[1]} that is up leads to {mac}"
-    return _blame_drop(case, place) or Verdict("dropped", place, cause, look_at(place, "bridge link"))
+    links = {port: case.reader.link(place, port) for port in case.reader.forwarding(place, mac)}
+    up = [port for port, words in links.items() if "NO-CARRIER" not in words and "state DOWN" not in words]
+    cause, look = f"no port of {master[1]} that is up leads to {mac}", "bridge link"
+    if up:
+        cause = f"{up[0]} leads to {mac}, and nothing came there: see families netdev and bridge"
+        look = "nft list ruleset"
+    return _blame_drop(case, place) or Verdict("dropped", place, cause, look_at(place, look))
 
 
 def _blame_dead_link(case: Case, place: str, came_by: str) -> Verdict | None:
@@ -265,8 +274,7 @@ def _blame_departure(case: Case) -> Verdict:
     if large is not None:
         return large
     if "vxlan" in left_by or " vxlan " in link:
-        cause = f"{left_by} has no forwarding entry for {mac}, or no way to its node"
-        return Verdict("dropped", place, cause, look_at(place, f"bridge fdb show dev {left_by}"))
+        return _blame_tunnel(case, place, left_by)
     cause = f"{left_by} sent it to {mac}, and nobody was seen to get it"
     return Verdict("dropped", place, cause, look_at(place, "ip neighbour"))
 
@@ -279,6 +287,18 @@ def _blame_far_size(case: Case, place: str, mac: str) -> Verdict | None:
         return None
     cause = f"{length} bytes are more than the MTU of {holder[1]} of {holder[0]}, {mtu[1]}, which takes no more in"
     return Verdict("dropped", place, cause, look_at(holder[0], "ip link"))
+
+
+def _blame_tunnel(case: Case, place: str, left_by: str) -> Verdict:
+    """It was last seen going into a tunnel, which sends a packet of its own."""
+    mac = case.end.packet.destination_mac
+    ends = [case.reader.forwarding(place, one).get(left_by, "") for one in (mac, "00:00:00:00:00:00")]
+    end = next(filter(None, ends), "")
+    if not end:
+        look = look_at(place, f"bridge fdb show dev {left_by}")
+        return Verdict("dropped", place, f"{left_by} has no forwarding entry for {mac}", look)
+    cause = f"{left_by} was to send it to {end}, and no interface sent that"
+    return _blame_way(case, place, Packet("", end, "udp"), "") or Verdict("dropped", place, cause)
 
 
 def _blame_link_address(case: Case, place: str, interface: str) -> Verdict | None:

@@ -28,13 +28,13 @@ class RuleEvent:
     place: str
     packet_id: int  # NFTA_TRACE_ID: one packet's stay in one namespace and family; legacy iptables: 0
     backend: Literal["nft", "iptables-nft", "iptables-legacy"]
-    family: str  # ip, ip6, inet
+    family: str  # ip, ip6, inet, bridge, netdev
     table: str
     chain: str
     kind: Literal["rule", "return", "policy"]
     handle: int  # 0 for return and policy
     verdict: str  # "accept", "drop", "continue", "jump NAME", "goto NAME", "return", "stolen", ... ; legacy: ""
-    hook: str  # prerouting, input, forward, output, postrouting
+    hook: str  # prerouting, input, forward, output, postrouting; of netdev ingress, egress
     priority: int | None
     packet: bytes  # from the network header on, as the rule saw it, possibly cut; b"" where the kernel gave none
     interface_in: str
@@ -95,6 +95,12 @@ class Reader(Protocol):
 
     def neighbour(self, place: str, address: str, interface: str) -> str:
         """The neighbour entry, as `ip neigh` prints it; "" if there is none."""
+        ...
+
+    def forwarding(self, place: str, mac: str) -> Mapping[str, str]:
+        """The interfaces by which forwarding databases (`bridge fdb`) send frames for a link address, each with the
+        address that a VXLAN device sends to, "" of a bridge's port.
+        """
         ...
 
     def link(self, place: str, interface: str) -> str:

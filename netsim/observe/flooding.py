@@ -35,7 +35,7 @@ def without_copies(passes: Sequence[Pass], reader: Reader) -> tuple[Pass, ...]:
     links = Links(reader)
     passes = _gathered(passes, links)
     overheard = [one for one in passes if is_overheard(one, links)]
-    kept = _joined([one for one in passes if one not in overheard])
+    kept = _joined([one for one in passes if one not in overheard], links)
     later = [one for one in passes[passes.index(kept[-1]) :] if one in overheard] if kept else []
     if later and kept[-1].outs and not _lose_by_rule(kept[-1], len(later), links):
         kept.append(later[0])  # it left and nobody took it: where it was heard is where it was lost
@@ -55,6 +55,7 @@ def _gathered(passes: Sequence[Pass], links: Links) -> list[Pass]:
         if begun is not None and begun.outs and not one.ins and _are_copies(one, begun.outs[-1], links):
             begun.outs += one.outs
             begun.stay = begun.stay or one.stay
+            begun.copies += one.copies
         else:
             gathered.append(one)
     return gathered
@@ -130,12 +131,13 @@ def _lose_by_rule(one: Pass, overheard: int, links: Links) -> bool:
     return False
 
 
-def _joined(passes: Sequence[Pass]) -> list[Pass]:
+def _joined(passes: Sequence[Pass], links: Links) -> list[Pass]:
     """Passes of one stay that a copy's arrival elsewhere had cut in two."""
     joined: list[Pass] = []
     for one in passes:
         last = joined[-1] if joined else None
-        if last is not None and last.place == one.place and last.outer == one.outer and not one.ins and last.ins:
+        cut = last is not None and last.place == one.place and last.outer == one.outer and not one.ins and last.ins
+        if last is not None and cut and (not last.outs or _are_copies(one, last.outs[-1], links)):
             last.outs += one.outs
             last.stay = last.stay or one.stay
             last.copies += one.copies

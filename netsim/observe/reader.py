@@ -1,6 +1,7 @@
 """The kernel's answers to what comes up while evidence is made sense of (`netsim.observe.evidence.Reader`)."""
 
 import errno
+import socket
 from collections.abc import Mapping
 
 from netsim.kernel.ipvs import Ipvs
@@ -37,6 +38,15 @@ class KernelReader:
     def neighbour(self, place: str, address: str, interface: str) -> str:
         """The neighbour entry, as `ip neigh` prints it; "" if there is none. Raises KernelError."""
         return read_neighbour(self._at(place), address, interface)
+
+    def forwarding(self, place: str, mac: str) -> Mapping[str, str]:
+        """The interfaces by which forwarding databases send frames for a link address, each with the address that a
+        VXLAN device sends to, "" of a bridge's port. Raises KernelError.
+        """
+        with Rtnl(self._at(place)) as rtnl:
+            names = {link.ifindex: link.name for link in rtnl.links()}
+            entries = rtnl.neighbours(family=socket.AF_BRIDGE)
+        return {names.get(one.ifindex, f"if{one.ifindex}"): one.address for one in entries if one.mac == mac}
 
     def link(self, place: str, interface: str) -> str:
         """The interface in the words of `ip link`, "" if there is none. Raises KernelError."""
