@@ -141,11 +141,12 @@ def _in_network(cidr: str, *, equal: bool = True) -> tuple[nft.Expression, ...]:
 def node_port_ips(view: FamilyView) -> tuple[str, ...] | None:
     """The addresses NodePorts answer on; None: every local one but loopback.
 
-    Without nodePortAddresses the node's own, as upstream's nftables mode has it (``primary``). Never loopback.
+    Without nodePortAddresses the node's first of the family, as upstream's nftables mode has it (``primary``). Never
+    loopback.
     """
     own = choose_ips(view.node.ips, view.family)
     if not view.config.node_port_addresses:
-        return own
+        return own[:1]
     cidrs = choose_cidrs(view.config.node_port_addresses, view.family)
     if any(map(is_zero_prefix, cidrs)):
         return None

@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from netsim.ruleset import nft
 from netsim.ruleset.nft_model import apply_edits
 from proxy.nftables.blocks import arrange
 from proxy.nftables.plan import Existing, NftablesDialect
+from proxy.nftables.skeleton import node_port_ips
 from tests.unit.proxy.make import make_endpoint, make_map, make_service, make_slice
 from tests.unit.proxy.nftables.make import make_table, make_view
 
@@ -121,3 +123,13 @@ def test_the_model_refuses_what_the_kernel_refuses() -> None:
     ):
         with pytest.raises(InputError, match=words):
             apply_edits(table, [edit])
+
+
+def test_node_ports_answer_on_the_nodes_first_address_of_a_family() -> None:
+    """Upstream's `primary`: an ExternalIP beside the InternalIP is none."""
+    view = make_view()
+    view = replace(view, node=replace(view.node, ips=("172.18.0.2", "fd00:172:18::2", "192.0.2.1")))
+    assert node_port_ips(view) == ("172.18.0.2",)
+    assert node_port_ips(replace(view, family=6)) == ("fd00:172:18::2",)
+    wide = replace(view, config=replace(view.config, node_port_addresses=("172.18.0.0/16", "192.0.2.0/24")))
+    assert node_port_ips(wide) == ("172.18.0.2", "192.0.2.1")
