@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from netsim.model.errors import KernelError
-from netsim.observe.blame import REFUSALS
 from netsim.observe.evidence import Evidence, Reader
 from netsim.observe.flooding import without_copies
 from netsim.observe.flow import Flow, Seen, tuple_of
 from netsim.observe.journey import Journey, Pass, Stage, build_journey
+from netsim.observe.lookup import REFUSALS
 from netsim.observe.path import FABRIC, Hop, Leg, Packet, Path
 from netsim.observe.rulehits import find_new_destination, read_hits
 from netsim.observe.tuples import find_entry

@@ -5,32 +5,21 @@ was sending. So everything that can be asked of the kernel afterwards is asked a
 neighbours.
 """
 
-import errno
 import re
 
-from netsim.model.errors import KernelError
+from netsim.observe.blame_source import blame_martian, blame_reverse_path
 from netsim.observe.case import Case
+from netsim.observe.lookup import DEV, REVERSE_PATH, ask_route, header_of
 from netsim.observe.path import FABRIC, Hop, Packet, Verdict, look_at
 from netsim.observe.reasons import describe_reason, name_reason
 
 _DEAD_NEIGHBOURS = ("FAILED", "INCOMPLETE")
 _NO_WAY = ("unreachable", "prohibit", "blackhole", "throw")
 _VIA = re.compile(r"\bvia (?:inet6? )?(\S+)")
-_DEV = re.compile(r"\bdev (\S+)")
 _MAC = re.compile(r"\blink/ether (\S+)")
 _MASTER = re.compile(r"\bmaster (\S+)")
 _MTU = re.compile(r"\bmtu (\d+)")
 _VLAN_BYTES = 4  # that much more a link takes in (is_skb_forwardable, net/core/dev.c)
-_REVERSE_PATH = "reverse path"
-_MARTIAN = "martian source"
-# What a lookup that meets a route of these types fails with (fib_props, net/ipv4/fib_semantics.c); EXDEV: rp_filter,
-# EINVAL: a source address that is the receiver's own (fib_validate_source, fib_frontend.c).
-REFUSALS = {
-    errno.EHOSTUNREACH: "unreachable",
-    errno.EACCES: "prohibit",
-    errno.EXDEV: _REVERSE_PATH,
-    errno.EINVAL: _MARTIAN,
-}
 _FORWARDING = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
 
 
@@ -54,14 +43,14 @@ def blame_route(case: Case, place: str, packet: Packet) -> Verdict | None:
 
 def _blame_way(case: Case, place: str, header: Packet, came_by: str) -> Verdict | None:
     route = ask_route(case, place, header.source, header.destination, came_by)
-    if route == _REVERSE_PATH:
-        return _blame_reverse_path(case, place, came_by)
+    if route == REVERSE_PATH:
+        return blame_reverse_path(case, place, came_by)
     look = look_at(place, f"ip route get {header.destination}")
     if not route:
         return Verdict("no route", place, f"no route to {header.destination}", look)
     if route.split()[0] in _NO_WAY:
         return Verdict("no route", place, f"route: {route}", look)
-    device, gateway = _DEV.search(route), _VIA.search(route)
+    device, gateway = DEV.search(route), _VIA.search(route)
     if route.startswith("local ") or device is None or device[1] == "lo":
         return None
     next_hop = gateway[1] if gateway else header.destination
@@ -79,7 +68,7 @@ def blame_size(case: Case, place: str) -> Verdict:
     came_by = _last_interface(case, place, "in") if place != case.question.source else ""
     header = header_of(packet)
     route = ask_route(case, place, header.source, header.destination, came_by)
-    device = _DEV.search(route)
+    device = DEV.search(route)
     mtu = _MTU.search(case.reader.link(place, device[1])) if device else None
     size = f"{packet.length} bytes are" if packet.length else "it is"
     told = _told_mtu(case)
@@ -95,24 +84,6 @@ def _told_mtu(case: Case) -> int:
     back = case.journey.back[0] if case.journey.back else None
     seen = [*back.ins, *back.outs] if back is not None else []
     return seen[0].decoded.mtu if seen else 0
-
-
-def ask_route(case: Case, place: str, source: str, destination: str, interface_in: str = "") -> str:
-    """`Reader.route`, where refusals are routes, too: what refuses may be in a table of policy routing."""
-    try:
-        return case.reader.route(place, source, destination, interface_in=interface_in)
-    except KernelError as error:
-        if error.errno == errno.ENETUNREACH:
-            return ""
-        if error.errno in REFUSALS:
-            word = REFUSALS[error.errno]
-            return word if word in (_REVERSE_PATH, _MARTIAN) else f"{word} {destination}"
-        raise
-
-
-def header_of(packet: Packet) -> Packet:
-    """The header that the place it is in goes by: the tunnel's where there is one."""
-    return packet.outer if packet.outer is not None else packet
 
 
 def _blame_start(case: Case) -> Verdict:
@@ -147,7 +118,7 @@ def _blame_arrival(case: Case) -> Verdict:
     end = case.end
     place, header = end.place, header_of(end.packet)
     came_by = _last_interface(case, place, "in")
-    misled = _blame_link_address(case, place, came_by) or _blame_martian(case, place, came_by)
+    misled = _blame_link_address(case, place, came_by) or blame_martian(case, place, came_by)
     if misled is not None:
         return misled
     if header.destination in case.reader.addresses(place):
@@ -161,7 +132,7 @@ def _blame_arrival(case: Case) -> Verdict:
         return Verdict("dropped", place, f"{name} is 0: it does not forward", look_at(place, f"sysctl -w {name}=1"))
     return (
         _blame_fabric(case, place, came_by)
-        or _blame_reverse_path(case, place, came_by)
+        or blame_reverse_path(case, place, came_by)
         or _blame_dead_link(case, place, came_by)
         or blame_route(case, place, case.end.packet)
         or _blame_conntrack(case, place)
@@ -192,7 +163,7 @@ def _blame_dead_link(case: Case, place: str, came_by: str) -> Verdict | None:
     if _drop_name(case) not in ("QDISC_DROP", ""):
         return None
     header = header_of(case.end.packet)
-    device = _DEV.search(ask_route(case, place, header.source, header.destination, came_by))
+    device = DEV.search(ask_route(case, place, header.source, header.destination, came_by))
     if device is None or not _has_no_carrier(case, place, device[1]):
         return None
     cause = f"{device[1]} has no carrier: what it leads to is down"
@@ -224,7 +195,7 @@ def _blame_hairpin(case: Case, place: str, came_by: str) -> Verdict | None:
 def _blame_delivery(case: Case, place: str, came_by: str) -> Verdict:
     """It was for this place."""
     header = header_of(case.end.packet)
-    reverse = _blame_reverse_path(case, place, came_by)
+    reverse = blame_reverse_path(case, place, came_by)
     if reverse is not None:
         return reverse
     back = ask_route(case, place, header.destination, header.source)
@@ -240,6 +211,9 @@ def _blame_delivery(case: Case, place: str, came_by: str) -> Verdict:
     dead = _blame_way_back(case, place, back)
     if dead is not None:
         return dead
+    if case.end.packet.outer is not None:
+        cause = f"no VXLAN device takes network {case.end.packet.vni} at UDP port {header.destination_port}"
+        return Verdict("dropped", place, cause, look_at(place, "ip -d link show type vxlan"))
     port = f" port {header.destination_port}" if case.question.protocol != "icmp" else ""
     cause = f"it arrived at {header.destination}{port}, and nothing was sent back"
     return Verdict("no reply", place, cause, look_at(place, "ss -lntu"))
@@ -247,7 +221,7 @@ def _blame_delivery(case: Case, place: str, came_by: str) -> Verdict:
 
 def _blame_way_back(case: Case, place: str, route: str) -> Verdict | None:
     header = header_of(case.end.packet)
-    device, gateway = _DEV.search(route), _VIA.search(route)
+    device, gateway = DEV.search(route), _VIA.search(route)
     if device is None or device[1] == "lo":
         return None
     next_hop = gateway[1] if gateway else header.source
@@ -312,7 +286,7 @@ def _blame_link_address(case: Case, place: str, interface: str) -> Verdict | Non
     sender = routes[-1] if routes else None
     if sender is None:
         return None
-    device, gateway = _DEV.search(sender.route), _VIA.search(sender.route)
+    device, gateway = DEV.search(sender.route), _VIA.search(sender.route)
     next_hop = gateway[1] if gateway else header_of(sender.packet).destination
     holder = case.reader.holder(mac)
     if holder and next_hop in case.reader.addresses(holder[0]):
@@ -320,17 +294,6 @@ def _blame_link_address(case: Case, place: str, interface: str) -> Verdict | Non
     entry = case.reader.neighbour(sender.place, next_hop, device[1] if device else "")
     cause = f"the frame was for {mac}, which is not the link address of {place} ({own[1]}): neighbour entry {entry!r}"
     return Verdict("dropped", sender.place, cause, look_at(sender.place, f"ip neighbour show {next_hop}"))
-
-
-def _blame_martian(case: Case, place: str, came_by: str) -> Verdict | None:
-    """IPv4 takes nothing in that has an address of the receiver itself as its source (RFC 1812, 5.3.7)."""
-    header = header_of(case.end.packet)
-    if ":" in header.source or header.source not in case.reader.addresses(place):
-        return None
-    if ask_route(case, place, header.source, header.destination, came_by) != _MARTIAN:
-        return None  # it is allowed to: accept_local
-    cause = f"martian source: {header.source} is an address of its own, and the packet came in by {came_by}"
-    return Verdict("dropped", place, cause, look_at(place, "ip -br address"))
 
 
 def _blame_port(case: Case, heard_at: str, mac: str, holder: tuple[str, str]) -> Verdict:
@@ -344,25 +307,6 @@ def _blame_port(case: Case, heard_at: str, mac: str, holder: tuple[str, str]) ->
     cause = f"no port that is up leads to {mac}, which is {interface} of {place}"
     cause += "; it has no carrier" if _has_no_carrier(case, place, interface) else ""
     return Verdict("dropped", bridge, cause, look_at(bridge, "bridge link"))
-
-
-def _blame_reverse_path(case: Case, place: str, came_by: str) -> Verdict | None:
-    """Strict reverse path filtering, from the settings (RFC 3704): the larger of all and the interface's counts."""
-    header = header_of(case.end.packet)
-    if ":" in header.source:
-        return None
-    values = {name: case.reader.setting(place, f"net/ipv4/conf/{name}/rp_filter") for name in ("all", came_by)}
-    mode = max((int(value) for value in values.values() if value.isdigit()), default=0)
-    if mode == 0:
-        return None
-    back = ask_route(case, place, "", header.source)
-    device = _DEV.search(back)
-    wrong = device is None if mode == 2 else device is None or device[1] != came_by
-    if not wrong:
-        return None
-    leads = f"by {device[1]}" if device else "nowhere"
-    cause = f"reverse path filter: it came by {came_by}, and the route back to {header.source} leads {leads}"
-    return Verdict("dropped", place, cause, look_at(place, f"sysctl net.ipv4.conf.{came_by}.rp_filter"))
 
 
 def _blame_conntrack(case: Case, place: str) -> Verdict | None:

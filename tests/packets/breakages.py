@@ -220,8 +220,8 @@ BREAKAGES = (
         CLIENT,
         TO_WEB,
         "dropped",
-        "fabric|node/node-1",
-        "carrier|is down|nobody was seen to get it|neighbour",
+        "fabric",
+        "no port that is up leads to .*, which is eth0 of node/node-2; it has no carrier",
     ),
     Breakage(
         "link of the target down",
@@ -322,13 +322,29 @@ BREAKAGES = (
         network="vxlan",
     ),
     Breakage(
-        "VXLAN: the other node has another network identifier",
+        "VXLAN: the other node has lost its device",
         ((N2, "ip link del vxlan0"),),
         CLIENT,
         TO_WEB,
-        "refused|rejected|dropped|no route|no reply",
+        "dropped",
         N2,
-        ".",
+        "no VXLAN device takes network 1 at UDP port 8472",
+        network="vxlan",
+    ),
+    Breakage(
+        "VXLAN: the other node has another network identifier",
+        (
+            (
+                N2,
+                "ip link del vxlan0; ip link add vxlan0 type vxlan id 77 dstport 8472 nolearning local {node2_ip}; "
+                "ip link set vxlan0 up",
+            ),
+        ),
+        CLIENT,
+        TO_WEB,
+        "dropped",
+        N2,
+        "no VXLAN device (here has its network identifier|takes network 1)",
         network="vxlan",
     ),
     Breakage(

@@ -125,7 +125,21 @@ def _find_port(journey: "Journey", place: Place, bridge: Link, packet: Travel) -
         far = journey.world.place(peer[0]).by_index[peer[1]]
         if far.mac == mac or (far.master and _knows(journey, peer[0], far, mac)):
             return port
+    _lose_at_dead_port(journey, place, bridge, packet)
     journey.lose_frame(place, packet, f"nobody on {bridge.name} has the MAC address {mac}: a stale neighbour entry?")
+
+
+def _lose_at_dead_port(journey: "Journey", place: Place, bridge: Link, packet: Travel) -> None:
+    """If the address is right, but behind a port that does not forward. Raises Lost then."""
+    for port in place.links:
+        peer = journey.world.peer(place.name, port.index) if port.master == bridge.index else None
+        if peer is None:
+            continue
+        other = journey.world.place(peer[0]).by_index[peer[1]]
+        if other.mac == packet.destination_mac:
+            cause = f"no port that is up leads to {other.mac}, which is {other.name} of {peer[0]}"
+            cause += "; it has no carrier" if not (port.up and other.up) else ""
+            journey.lose("dropped", place, packet, cause, hint="bridge link")
 
 
 def _knows(journey: "Journey", name: str, link: Link, mac: str) -> bool:
