@@ -7,19 +7,30 @@ from pathlib import Path
 
 import pytest
 
+from netsim.testing.waiting import wait_until
+
 SCRIPTS = Path(__file__).parents[3] / "scripts"
 # The features are asked for on standard input, everything else of it is pytest.
 PYTHON = """
 case "$*" in
     "- "*) echo "$LACKING" ;;
     "-m compileall"*) ;;
-    *) echo "here: $*" >> calls; exit "$PYTEST_STATUS" ;;
+    *)
+        echo "here: $*" >> calls
+        if [ "$VM_STATUS" = never ]; then until [ -s vm-pid ]; do sleep 0.05; done; fi
+        exit "$PYTEST_STATUS"
+        ;;
 esac
 """
 VM = """
 case $1 in
     --install) echo "install the VM" >> calls; exit "$INSTALL_STATUS" ;;
-    *) echo "VM, requires $NETSIM_REQUIRE: $*" >> calls; exit "$VM_STATUS" ;;
+    *)
+        echo "VM, requires $NETSIM_REQUIRE: $*" >> calls
+        if [ "$VM_STATUS" = never ]; then echo $$ > vm-pid; exec sleep 600; fi
+        echo "what the VM says"
+        exit "$VM_STATUS"
+        ;;
 esac
 """
 IN_VM = "VM, requires ipvs,dummy,netem,sctp: --timeout 1200 -- .venv/bin/python -m pytest -p no:cacheprovider"
@@ -32,6 +43,7 @@ class Tree:
     path: Path
 
     def run(self, *arguments: str, **environment: str) -> tuple[int, str, list[str]]:
+        """Calls are sorted, as two of them are made at the same time: here, install the VM, VM."""
         calls = self.path / "calls"
         calls.write_text("")
         defaults = {
@@ -48,7 +60,7 @@ class Tree:
             text=True,
             check=False,
         )
-        return done.returncode, done.stderr, calls.read_text().splitlines()
+        return done.returncode, done.stderr + done.stdout, sorted(calls.read_text().splitlines(), key=str.lower)
 
 
 @pytest.fixture
@@ -77,6 +89,14 @@ def test_what_this_kernel_lacks_is_tested_in_one_boot_of_the_vm(tree: Tree) -> N
     assert calls[2].startswith(IN_VM)
     assert calls[2].endswith("tests/vm")
     assert "this kernel lacks ipvs sctp" in words
+    assert words.endswith("what the VM says\n")
+
+
+def test_the_vm_ends_when_the_tests_here_are_interrupted(tree: Tree) -> None:
+    status, _, _ = tree.run(VM_STATUS="never", PYTEST_STATUS="2")
+    assert status == 2
+    pid = int((tree.path / "vm-pid").read_text())
+    wait_until("the end of what stands for the VM", lambda: not Path(f"/proc/{pid}").exists(), timeout_s=10)
 
 
 def test_a_kernel_that_lacks_nothing_needs_no_vm(tree: Tree) -> None:
@@ -98,11 +118,15 @@ def test_without_the_vm_it_says_what_is_not_tested(
 def test_where_there_can_be_no_vm_it_says_so_loudly_and_does_not_fail(tree: Tree) -> None:
     status, words, calls = tree.run(INSTALL_STATUS="1")
     assert (status, calls[1:]) == (0, ["install the VM"])
+    assert "--ignore" not in calls[0], "its tests are skipped by name"
     assert "!!! NOT TESTED: what needs ipvs sctp" in words.splitlines()[-3]
 
 
-def test_a_vm_that_was_asked_for_and_can_not_be_had_is_a_failure(tree: Tree) -> None:
-    status, words, _ = tree.run("--vm", INSTALL_STATUS="1")
+@pytest.mark.parametrize(("arguments", "environment"), [(("--vm",), {}), ((), {"NETSIM_VM": "yes"})])
+def test_a_vm_that_was_asked_for_and_can_not_be_had_is_a_failure(
+    tree: Tree, arguments: tuple[str, ...], environment: dict[str, str]
+) -> None:
+    status, words, _ = tree.run(*arguments, **environment, INSTALL_STATUS="1")
     assert status == 1
     assert "NOT TESTED" in words
 
