@@ -6,12 +6,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from netsim.testing.waiting import wait_until
 from tests.features import missing_feature
 from tests.machine import SESSION_VARIABLE, differences, processes_of_session, read_machine
 
 REQUIRED = frozenset(filter(None, os.environ.get("NETSIM_REQUIRE", "").split(",")))
+
+# A busy machine, or one emulated in software, is no reason to fail.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 def pytest_configure(config: pytest.Config) -> None:

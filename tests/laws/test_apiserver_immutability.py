@@ -61,7 +61,7 @@ OPERATIONS = [
 ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from(OPERATIONS), max_size=25), st.booleans())
 def test_what_was_handed_out_never_changes(operations: list[tuple[str, str, Any, str]], dry: bool) -> None:
     async def scenario() -> list[int]:

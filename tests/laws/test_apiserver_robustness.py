@@ -132,7 +132,7 @@ def test_every_kind_has_a_body_here() -> None:
     assert {kind.kind for kind in KINDS} == BODIES.keys()
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.data())
 def test_a_spoilt_object_is_refused_or_stored(data: Any) -> None:
     kind = data.draw(st.sampled_from(KINDS))

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import cache
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netsim.observe.assemble import assemble
@@ -21,7 +21,7 @@ def recorded(name: str) -> tuple[Evidence, Answers, dict[str, str]]:
     return load(name)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=60)
 @given(st.data(), st.sampled_from(NAMES), st.sampled_from(RESULTS))
 def test_part_of_the_evidence_reads_as_a_path(data: st.DataObject, name: str, result: str) -> None:
     evidence, answers, names = recorded(name)
@@ -44,7 +44,7 @@ def test_part_of_the_evidence_reads_as_a_path(data: st.DataObject, name: str, re
     assert interfaces <= {(one.place, one.interface) for one in seen}, "an interface that nobody saw"
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=40)
 @given(st.data(), st.sampled_from(NAMES))
 def test_damaged_frames_read_as_a_path(data: st.DataObject, name: str) -> None:
     evidence, answers, names = recorded(name)

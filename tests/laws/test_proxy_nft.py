@@ -96,7 +96,7 @@ def _kept() -> list[tuple[str, bool, int, int]]:
     return [(e, n, w, size) for e in entries for n in (False, True) for w in (0, 1) for size in range(1, 9)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.one_of(claimed(), STEPS.wrapped_strategy.element_strategy), max_size=25))
 def test_differences_end_where_a_fresh_table_does(steps: list[Any]) -> None:
     cluster = Cluster()
@@ -110,7 +110,7 @@ def test_differences_end_where_a_fresh_table_does(steps: list[Any]) -> None:
 SOURCES = {"10.244.1.9": "cni0", "10.244.1.2": "cni0", "203.0.113.5": "eth0", "198.51.100.200": "eth0", NODE_IP: ""}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.one_of(services(), slices()), max_size=10), st.sampled_from(NODES))
 def test_iptables_mode_agrees_but_for_the_known_differences(objects: list[Object], node: str) -> None:
     """Two dialects that share the map and nothing after it, walked by two walkers that share nothing."""

@@ -120,7 +120,7 @@ class Cluster:
         return apply_edits(make_tables(), parse_edits(plan.text))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(STEPS)
 def test_partial_syncs_end_where_a_full_sync_does(steps: list[Any]) -> None:
     cluster = Cluster()
@@ -131,7 +131,7 @@ def test_partial_syncs_end_where_a_full_sync_does(steps: list[Any]) -> None:
         assert cluster.tables[node] == cluster.fresh(node)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(STEPS)
 def test_a_second_full_sync_changes_nothing(steps: list[Any]) -> None:
     cluster = Cluster()
@@ -143,7 +143,7 @@ def test_a_second_full_sync_changes_nothing(steps: list[Any]) -> None:
     assert apply_edits(tables, parse_edits(plan.text)) == tables
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(STEPS)
 def test_cleanup_leaves_nothing(steps: list[Any]) -> None:
     cluster = Cluster()

@@ -203,7 +203,7 @@ def test_recreate_never_mixes_templates(replicas: int, scaled: int, steps: int) 
         assert sum(1 for pods in model.pods.values() if pods) <= 1
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     st.lists(
         st.one_of(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from netsim.kernel.process import Spawner
@@ -144,11 +144,9 @@ def test_random_changes_and_flushes_end_where_a_fresh_proxy_starts(spawner: Spaw
 
     @settings(
         max_examples=EXAMPLES,
-        deadline=None,
         derandomize=True,
         database=None,
         phases=[Phase.explicit, Phase.generate],
-        suppress_health_check=[HealthCheck.too_slow],  # under emulation
     )
     @given(STEPS)
     def play(steps: list[Step]) -> None:

@@ -26,7 +26,7 @@ def parts(block: Block) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("ip", "prefix", "kind"), [("10.96.0.10", "10.244.1.", "IPv4"), ("fd00::10", "fd01::", "IPv6")]
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     states=st.lists(st.sampled_from(STATES), max_size=12),
     protocol=st.sampled_from(["TCP", "UDP", "SCTP"]),
