@@ -5,7 +5,7 @@ still have them), pkg/proxy/util/utils.go.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
@@ -51,8 +51,10 @@ def parse_cidr(text: str) -> str | None:
         return None
 
 
-def choose_ips(values: Iterable[str], family: int) -> tuple[str, ...]:
+def choose_ips(values: Sequence[str], family: int) -> tuple[str, ...]:
     """The addresses of one family, in their order; what is no address or of the other family is dropped."""
+    if not values:  # most lists of most Services
+        return ()
     parsed = [parse_ip(value) for value in values]
     return tuple([ip for ip in parsed if ip is not None and (6 if ":" in ip else 4) == family])
 

@@ -11,9 +11,11 @@ import os
 import re
 import weakref
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Literal
 
 from netsim.kernel.netns import Netns
+from netsim.kernel.nft_socket import NftSocket
 from netsim.kernel.process import Completed, ProcessSpec, Spawner
 from netsim.kernel.procnet import read_proc_net
 from netsim.model.errors import FeatureMissing, KernelError
@@ -25,6 +27,7 @@ log = logging.getLogger(__name__)
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _TIMEOUT_S = 60.0
 _TOOLS = {4: "iptables", 6: "ip6tables"}
+_LEGACY_TABLES = {4: "ip_tables_names", 6: "ip6_tables_names"}  # in /proc/net: those that there are
 _PREFIX = re.compile(r"^(?:ip6?tables(?:-nft|-legacy)?-(?:restore|save)(?: v[\d.]+ \([a-z_]+\))?: *)+")
 _ADVICE = re.compile(r" ?(?:Error occurred at line: \d+ )?Try `[^']*' or '[^']*' for more information\.")
 _QUOTED = re.compile(r"[`']([^' ]+)'")
@@ -71,12 +74,16 @@ class Iptables:
 
     def save(self, table: str = "", *, family: int = 4, counters: bool = False) -> str:
         """The rules of one table or of all, as iptables-save prints them. Raises KernelError."""
+        if not table and self._is_untouched(family):
+            return ""
         spec = self._save_spec(table, family, counters)
         return self._check_save(self._spawner.run_blocking(spec, timeout_s=_TIMEOUT_S), spec)
 
     async def save_async(self, table: str = "", *, family: int = 4, counters: bool = False) -> str:
         """As `save`, awaited."""
         await self._choose()
+        if not table and self._is_untouched(family):
+            return ""
         spec = self._save_spec(table, family, counters)
         return self._check_save(await self._spawner.run(spec, timeout_s=_TIMEOUT_S), spec)
 
@@ -85,6 +92,15 @@ class Iptables:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+    def _is_untouched(self, family: int) -> bool:
+        """Whether the kernel has no table of the family there: the tool would print nothing, and need not be run at the
+        first look at each of a hundred fresh nodes.
+        """
+        if self.backend == "legacy":
+            return read_proc_net(self.ns, _LEGACY_TABLES[family]) == ""
+        with closing(NftSocket(self.ns)) as tables:
+            return not tables.has_tables(family)
 
     async def _choose(self) -> None:
         if self._backend is None:
@@ -142,7 +158,7 @@ def choose_backend(spawner: Spawner, ns: Netns) -> Backend:
     reasons: list[str] = []
     saved: dict[Backend, str] = {}
     # The legacy tables that there are; only where there are any it is a question which of the two is in use.
-    in_question = bool(read_proc_net(ns, "ip_tables_names") or read_proc_net(ns, "ip6_tables_names"))
+    in_question = any(read_proc_net(ns, name) for name in _LEGACY_TABLES.values())
     for backend in _BACKENDS:
         text = _try_save(spawner, ns, (f"iptables-{backend}-save", *(() if in_question else ("-t", "filter"))), reasons)
         if text is not None:

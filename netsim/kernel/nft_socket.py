@@ -145,6 +145,10 @@ class NftSocket:
         found = self._query(kind, text(1, table), family, dump=True)
         return [one for one in found if one.get(1, b"").rstrip(b"\0").decode() == table]
 
+    def has_tables(self, family: int) -> bool:
+        """Whether there is any table of the family, whoever's. Raises KernelError."""
+        return bool(self._query(wire.GETTABLE, b"", family, dump=True))
+
     def get(self, kind: int, body: bytes, family: int) -> dict[int, bytes] | None:
         """One object's attributes, or None when it is not there."""
         try:

@@ -114,6 +114,7 @@ class _Writer:
         self._capture_external(service.load_balancer_ips, "loadbalancer IP", entrance)
         self._capture_node_port()
         before: list[str] = self._internal_rules() if self.has_internal else []
+        written = {str(endpoint): self._endpoint(endpoint) for endpoint in choice.reachable}
         if choice.has_any and service.externally_accessible:
             self.chains[self.external_chain] = tuple(self._external_rules())
         if self.uses_firewall:
@@ -121,10 +122,8 @@ class _Writer:
         for chain, endpoints in ((self.cluster_chain, choice.cluster), (self.local_chain, choice.local)):
             if endpoints:
                 first = before if chain == self.internal_chain else []
-                self.chains[chain] = (*first, *self._balance(endpoints))
-        for endpoint in choice.reachable:
-            chain, rules = self._endpoint(endpoint)
-            self.chains[chain] = rules
+                self.chains[chain] = (*first, *self._balance([(written[a][0], a) for a in map(str, endpoints)]))
+        self.chains.update(written.values())
         return Block(tuple(map(tuple, self.heads)), self.chains)
 
     def _match(self, ip: str, port: int) -> str:
@@ -223,9 +222,8 @@ class _Writer:
         address = str(endpoint)
         return _endpoint_rules(self.name, self.service.protocol, endpoint.ip, address, sticky, self.comments)
 
-    def _balance(self, endpoints: tuple[Endpoint, ...]) -> list[str]:
-        """First the endpoint that the client had last, then an equal chance for each."""
-        targets = [(self._endpoint(endpoint)[0], str(endpoint)) for endpoint in endpoints]
+    def _balance(self, targets: list[tuple[str, str]]) -> list[str]:
+        """First the endpoint that the client had last, then an equal chance for each. ``targets``: chain, address."""
         timeout_s = self.service.affinity_timeout_s
         rules: list[str] = []
         if timeout_s:

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 _PROBE = (
     f"*filter\n:{PROBE} - [0:0]\n-A {PROBE} -m nfacct --nfacct-name {INVALID_COUNTER}\n-F {PROBE}\n-X {PROBE}\nCOMMIT\n"
 ).encode()
-# What works in one namespace works in all of a sandbox; asking costs a process.
+# What works in one namespace works in all of a sandbox; known once rules were written, or refused.
 _can_count: "weakref.WeakKeyDictionary[Spawner, bool]" = weakref.WeakKeyDictionary()
 
 
@@ -47,7 +47,7 @@ class IptablesTarget:
                 write_sysctl(self._netns, ROUTE_LOCALNET, 1)
             self._prepared = True
         tables = NodeTables(await self.look(family))
-        tables.counted = await self._count()
+        tables.counted = self._count()
         tables.liberal = self._is_liberal()
         return tables
 
@@ -56,26 +56,42 @@ class IptablesTarget:
         return parse_save(await self._iptables.save_async(family=family))
 
     async def apply(self, plan: Plan[Any]) -> None:
-        """One ``iptables-restore --noflush --counters``. Raises KernelError."""
-        if plan.text:
-            await self._iptables.restore_async(plan.text.encode(), family=plan.family)
+        """One ``iptables-restore --noflush --counters``. Raises KernelError; the next full plan does without counters
+        where they were the reason.
+        """
+        try:
+            if plan.text:
+                await self._iptables.restore_async(plan.text.encode(), family=plan.family)
+        except KernelError:
+            if plan.state.counted and self._spawner not in _can_count:
+                await self._try_counting()
+            raise
+        if plan.state.counted:
+            _can_count[self._spawner] = True
         if plan.state.gone:
             self._uncount()
 
-    async def _count(self) -> bool:
+    def _count(self) -> bool:
         """Have our packet counters, where the kernel has such; it does without them else, as upstream's."""
         if _can_count.get(self._spawner) is False:
             return False
         try:
             ensure_counters(self._netns, COUNTERS)
-            if self._spawner not in _can_count:
-                await self._iptables.restore_async(_PROBE)
         except (FeatureMissing, KernelError) as error:
-            log.info("%s: packets are not counted: %s", self._netns.name, error)
-            _can_count.setdefault(self._spawner, False)
+            self._do_without_counters(error)
             return False
-        _can_count[self._spawner] = True
         return True
+
+    async def _try_counting(self) -> None:
+        """Find out whether rules can name counters. Only where rules were refused: it costs a process."""
+        try:
+            await self._iptables.restore_async(_PROBE)
+        except KernelError as error:
+            self._do_without_counters(error)
+
+    def _do_without_counters(self, error: Exception) -> None:
+        log.info("%s: packets are not counted: %s", self._netns.name, error)
+        _can_count.setdefault(self._spawner, False)
 
     def _is_liberal(self) -> bool:
         """Whether the connection tracker takes packets out of window, so that none of them is invalid."""

@@ -143,6 +143,18 @@ def test_iptables_adds_and_keeps(iptables: Iptables) -> None:
     assert "-A " not in iptables.save(family=6)
 
 
+def test_where_there_is_no_table_iptables_is_not_run(iptables: Iptables, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*_given: object, **_named: object) -> None:
+        raise AssertionError("a process was started")
+
+    iptables.restore(b"*filter\n-A INPUT -j RETURN\nCOMMIT\n", family=6)
+    monkeypatch.setattr(Spawner, "run_blocking", run)
+    monkeypatch.setattr(Spawner, "run", run)
+    assert iptables.save() == asyncio.run(iptables.save_async()) == ""
+    with pytest.raises(AssertionError):
+        iptables.save(family=6)
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

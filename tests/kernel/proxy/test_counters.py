@@ -3,10 +3,12 @@
 import errno
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from netsim.kernel.iptables import Backend, Iptables, choose_backend
 from netsim.kernel.netns import Netns
 from netsim.kernel.nfacct import delete_counters, ensure_counters, read_counters
 from netsim.kernel.process import Spawner
@@ -87,6 +89,28 @@ def test_invalid_packets_are_dropped_and_counted(counted: RealNode) -> None:
         raw.sendto(make_christmas_tree(PODS["pod-1"], PODS["pod-2"]), (PODS["pod-2"], 0))
     wait_until("the count", lambda: read_counters(counted.node)[INVALID_COUNTER] == 1)
     wait_until("the metric", lambda: scraped(counted, "iptables_ct_state_invalid_dropped_packets_total") == "1.0")
+
+
+@pytest.mark.parametrize("backend", ["nft", "legacy"])
+def test_a_tool_that_knows_no_counters_writes_rules_without(
+    backend: Backend, ns: Netns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, require_feature: Callable[[str], None]
+) -> None:
+    require_feature(f"iptables-{backend}")
+    extension = next(Path("/usr/lib").glob("**/xtables/libxt_nfacct.so"))
+    for file in extension.parent.iterdir():
+        if file.name != extension.name:
+            (tmp_path / file.name).symlink_to(file)
+    monkeypatch.setenv("XTABLES_LIBDIR", str(tmp_path))
+    with Spawner.start() as spawner:  # of which nothing is known yet
+        if backend == "legacy":
+            Iptables(ns, spawner, backend="legacy").restore(b"*mangle\n:KUBE-IPTABLES-HINT - [0:0]\nCOMMIT\n")
+        assert choose_backend(spawner, ns) == backend
+        with real_node(spawner, CONFIG) as node:
+            node.put(make_service(ip="10.96.0.77", **NODE_PORT), make_slice([make_endpoint(PODS["pod-2"])]))
+            assert ask(node.node, "127.0.0.1", 30080) == f"pod-2 {GATEWAY}"
+            saved = node.iptables().save()
+            assert "--ctstate INVALID -j DROP" in saved
+            assert "nfacct" not in saved
 
 
 def test_a_liberal_node_drops_no_invalid_packets(spawner: Spawner) -> None:
