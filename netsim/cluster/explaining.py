@@ -4,12 +4,14 @@ kernel, in worker threads.
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from netsim.cluster.observing import find_place, map_places, name_all, resolve
 from netsim.cluster.service_entries import list_entries
+from netsim.cluster.site import Site
 from netsim.cluster.tracing import check_limits
 from netsim.kernel.netns import Netns
+from netsim.kernel.process import Spawner
 from netsim.model.errors import NetsimError, UsageError, not_found
 from netsim.model.kinds import SERVICE
 from netsim.model.objects import Object
@@ -23,59 +25,54 @@ from netsim.observe.rules.choose import choose_service_rules
 from netsim.observe.rules.model import Entry, NodeRules, ServiceRules
 from netsim.observe.rules.read import read_rules
 
-if TYPE_CHECKING:
-    from netsim.cluster.places import Places
-    from netsim.cluster.runtime import Runtime
-    from netsim.kernel.process import Spawner
 
-
-def find_service(runtime: "Runtime", target: Target) -> Object:
+def find_service(site: Site, target: Target) -> Object:
     """The Service object of a target. Raises ApiError 404 in upstream's words."""
-    found = runtime.informers.of(SERVICE).get(target.namespace, target.service)
+    found = site.informers.of(SERVICE).get(target.namespace, target.service)
     if found is None:
         raise not_found("services", "", target.service)
     return found
 
 
-async def service_rules(runtime: "Runtime", places: "Places", service: str, node: str | None) -> ServiceRules:
+async def service_rules(site: Site, service: str, node: str | None) -> ServiceRules:
     """What serves a Service on one node or on all. Raises ApiError, NetsimError."""
     target = parse_service(service)
     if target.port:
         raise UsageError(f"{target}: rules are those of a whole Service", hint=f"write {target.bare}")
-    entries = list_entries(find_service(runtime, target))
+    entries = list_entries(find_service(site, target))
     if not entries:
         hint = "DNS answers with its endpoints, and no rule is about it"
         raise NetsimError("a Service without an address of its own has no rules", where=target.bare, hint=hint)
-    names = [node] if node else runtime.node_names()
-    chosen = [(name, places.netns_at(Where("node", name))) for name in names]
-    read = [asyncio.to_thread(_read_node, name, ns, runtime.spawner, entries) for name, ns in chosen]
+    names = [node] if node else site.node_names()
+    chosen = [(name, site.netns_at(Where("node", name))) for name in names]
+    read = [asyncio.to_thread(_read_node, name, ns, site.spawner, entries) for name, ns in chosen]
     return ServiceRules(target.bare, entries, tuple(await asyncio.gather(*read)))
 
 
-def _read_node(name: str, ns: Netns, spawner: "Spawner", entries: Sequence[Entry]) -> NodeRules:
+def _read_node(name: str, ns: Netns, spawner: Spawner, entries: Sequence[Entry]) -> NodeRules:
     rules = read_rules(ns, spawner)
     return NodeRules(name, tuple(choose_service_rules(rules, entries)), rules.notes)
 
 
-async def explain_ways(runtime: "Runtime", places: "Places", requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+async def explain_ways(site: Site, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Predict packets' ways, as JSON has them; all from one reading of the kernel's state. Raises UsageError, ApiError,
     NetsimError.
     """
-    return await asyncio.to_thread(_explain, runtime, places, requests)
+    return await asyncio.to_thread(_explain, site, requests)
 
 
-def _explain(runtime: "Runtime", places: "Places", requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    every = map_places(runtime)
-    questions = [_ask(runtime, places, every, request) for request in requests]
-    explainer = Explainer(KernelWorld(every, runtime.spawner), name_all(runtime, every))
+def _explain(site: Site, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    every = map_places(site)
+    questions = [_ask(site, every, request) for request in requests]
+    explainer = Explainer(KernelWorld(every, site.spawner), name_all(site, every))
     return [dump_explanation(explainer.explain(question)) for question in questions]
 
 
-def _ask(runtime: "Runtime", places: "Places", every: Mapping[str, Netns], request: dict[str, Any]) -> Question:
+def _ask(site: Site, every: Mapping[str, Netns], request: dict[str, Any]) -> Question:
     where, target = parse_where(request["from"]), parse_target(request["to"])
-    source = find_place(runtime, every, where)
+    source = find_place(site, every, where)
     family = request.get("family") or ((6 if ":" in target.address else 4) if target.address else None)
-    destination = resolve(runtime, places, target, request.get("protocol"), family)
+    destination = resolve(site, target, request.get("protocol"), family)
     size = int(request.get("size") or 0)
     check_limits(1, size)
     return Question(source, str(target), destination.protocol, destination.address, destination.port, size)

@@ -1,8 +1,8 @@
 """What tracing needs of the running cluster: its places, the names of addresses, and what a target means."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
+from netsim.cluster.site import Site
 from netsim.kernel.netns import Netns
 from netsim.kernel.rtnl import Rtnl
 from netsim.model.errors import not_found
@@ -14,35 +14,31 @@ from netsim.model.where import Where
 from netsim.observe.names import name_addresses
 from netsim.observe.path import FABRIC
 
-if TYPE_CHECKING:
-    from netsim.cluster.places import Places
-    from netsim.cluster.runtime import Runtime
 
-
-def map_places(runtime: "Runtime") -> dict[str, Netns]:
+def map_places(site: Site) -> dict[str, Netns]:
     """Every place and its network namespace. A pod with its node's network is its node."""
-    registry = runtime.namespaces
+    registry = site.namespaces
     places = {FABRIC: registry.need(FABRIC), f"host/{EXTERNAL}": registry.need(EXTERNAL)}
-    places |= {f"node/{name}": registry.need(name) for name in runtime.node_names()}
+    places |= {f"node/{name}": registry.need(name) for name in site.node_names()}
     known = {netns.inode for netns in places.values()}
-    for pod in runtime.informers.of(POD).items():
-        netns = runtime.kubelet.netns_of(namespace_of(pod), name_of(pod))
+    for pod in site.informers.of(POD).items():
+        netns = site.kubelet.netns_of(namespace_of(pod), name_of(pod))
         if netns is not None and netns.inode not in known:
             places[f"pod/{namespace_of(pod)}/{name_of(pod)}"] = netns
     return places
 
 
-def find_place(runtime: "Runtime", places: Mapping[str, Netns], where: Where) -> str:
+def find_place(site: Site, places: Mapping[str, Netns], where: Where) -> str:
     """The place a WHERE is; of a pod with its node's network that node. Raises NetsimError, ApiError."""
     if str(where) in places:
         return str(where)
-    netns = runtime.places.netns_at(where)
+    netns = site.netns_at(where)
     return next((name for name, known in places.items() if known.inode == netns.inode), str(where))
 
 
-def name_all(runtime: "Runtime", places: Mapping[str, Netns]) -> dict[str, str]:
+def name_all(site: Site, places: Mapping[str, Netns]) -> dict[str, str]:
     """Names of addresses: by the API's objects, and for what no object has by where it is. Blocking."""
-    informers = runtime.informers
+    informers = site.informers
     others: dict[str, str] = {}
     for place, netns in places.items():
         if not place.startswith("pod/"):
@@ -50,12 +46,10 @@ def name_all(runtime: "Runtime", places: Mapping[str, Netns]) -> dict[str, str]:
     return name_addresses(informers.of(POD).items(), informers.of(NODE).items(), informers.of(SERVICE).items(), others)
 
 
-def resolve(
-    runtime: "Runtime", places: "Places", target: Target, protocol: Protocol | None, family: int | None
-) -> Destination:
+def resolve(site: Site, target: Target, protocol: Protocol | None, family: int | None) -> Destination:
     """Where a packet for a target is to be addressed. Raises UsageError, ApiError, NetsimError. Blocking."""
     if target.service:
-        service = runtime.informers.of(SERVICE).get(target.namespace, target.service)
+        service = site.informers.of(SERVICE).get(target.namespace, target.service)
         if service is None:
             raise not_found("services", "", target.service)
         return resolve_service(target, service, protocol=protocol, family=family)
@@ -63,17 +57,17 @@ def resolve(
         if family is not None:
             choose_address(target, [target.address], family)
         return resolve_place(target, [target.address], protocol=protocol)
-    netns = places.netns_at(target.place)
-    pod = _find_pod(runtime, target.place)
+    netns = site.netns_at(target.place)
+    pod = _find_pod(site, target.place)
     addresses = [entry["ip"] for entry in ((pod or {}).get("status") or {}).get("podIPs") or ()]
     if not addresses:
         addresses = _read_addresses(netns)
     return resolve_place(target, addresses, pod, protocol=protocol, family=family)
 
 
-def note_port(runtime: "Runtime", destination: Destination) -> list[str]:
+def note_port(site: Site, destination: Destination) -> list[str]:
     """A note where a Service has the address that is asked, and not the port: then no rule is about it."""
-    for service in runtime.informers.of(SERVICE).items():
+    for service in site.informers.of(SERVICE).items():
         if destination.address not in service["spec"].get("clusterIPs", ()) or destination.protocol == "icmp":
             continue
         ports = [(port["port"], port.get("protocol", "TCP").lower()) for port in service["spec"].get("ports", ())]
@@ -84,10 +78,10 @@ def note_port(runtime: "Runtime", destination: Destination) -> list[str]:
     return []
 
 
-def _find_pod(runtime: "Runtime", where: Where) -> Object | None:
+def _find_pod(site: Site, where: Where) -> Object | None:
     if where.kind != "pod":
         return None
-    pod = runtime.informers.of(POD).get(where.namespace, where.name)
+    pod = site.informers.of(POD).get(where.namespace, where.name)
     if pod is None:
         raise not_found("pods", "", where.name)
     return pod

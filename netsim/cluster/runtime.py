@@ -30,7 +30,9 @@ from netsim.cluster.node_network import NodeNetwork
 from netsim.cluster.places import Places
 from netsim.cluster.readiness import check_ready, explain_unready
 from netsim.cluster.report import Report
+from netsim.cluster.site import Site
 from netsim.cluster.state import StateDir, explain_os_error
+from netsim.cluster.status import Status, is_ready
 from netsim.controllers.manager import make_controllers
 from netsim.controllers.nodelifecycle import NodeLifecycleController
 from netsim.dns.component import DnsComponent
@@ -41,11 +43,10 @@ from netsim.kubelet.component import KubeletComponent, NodeRuntime
 from netsim.kubelet.responder import Responder
 from netsim.model.clock import SystemClock
 from netsim.model.config import ClusterConfig, parse_config
-from netsim.model.errors import ApiError, NetsimError, not_found
+from netsim.model.errors import ApiError, NetsimError
 from netsim.model.kinds import NODE, POD, kind_of
 from netsim.model.names import EXTERNAL, FABRIC
-from netsim.model.objects import Object, name_of, namespace_of, node_cidrs
-from netsim.model.where import Where
+from netsim.model.objects import Object, name_of, namespace_of
 from netsim.scheduler.component import Scheduler
 from netsim.store.store import Store
 from proxy.component import NodeProxy, ProxyComponent
@@ -75,10 +76,7 @@ class Runtime:
         self._store: Store | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.namespaces = NamespaceRegistry()
-        self.places = Places(self)
         self.spawner = spawner
-        self.machine_pid = int(state.read_status()["pid"])  # our pid in here is 1
-        self.kubeconfig = state.kubeconfig
 
     async def run(self) -> None:
         """Start, tell the launcher, and stay until told to stop. Ends the process when a component fails."""
@@ -134,14 +132,13 @@ class Runtime:
         if config.dns:
             self._report.progress("starting cluster DNS")
             await self._start_dns()
-        self._api_url = await front
+        api_url = await front
         await self.barrier.wait(READY_TIMEOUT_S)
-        places = self.places
+        status = Status(self.site, self.proxy, self._state, api_url)
+        places = Places(self.site, self.proxy, self.barrier, self.faulting, status)
         control = ControlServer(socket.socket(fileno=self._orders.control_fd), places)
         self._run(control.run(), "control")
-        status = places.status()
-        self.save_status(status)
-        self._report.ready(status)
+        self._report.ready(status.save())
         log.info("ready: %d nodes", len(config.nodes))
 
     def _make_components(self) -> None:
@@ -160,6 +157,7 @@ class Runtime:
             publish=self._publish_pod,
             providers=(self.dns,),
         )
+        self.site = Site(config, self.namespaces, self.informers, self.kubelet, self.spawner)
         self.proxy = ProxyComponent(
             informers=self.informers, spawner=self.spawner, config=config, clock=self._clock, api=self.api
         )
@@ -214,7 +212,7 @@ class Runtime:
         fabric = Netns.current(FABRIC)
         switch_ipv6(fabric, ipv6)
         self.namespaces.publish(FABRIC, fabric)
-        self.faulting = Faulting(self, fabric, self._clock)
+        self.faulting = Faulting(self.site, self.node_lifecycle, fabric, self._clock)
         self.namespaces.publish(EXTERNAL, Netns.create(EXTERNAL, ipv6=ipv6))
         await asyncio.to_thread(self.namespaces.apply, plan_fabric(self.config))
 
@@ -227,9 +225,9 @@ class Runtime:
             await self.kubelet.add_node(NodeRuntime(node.name, netns, own, node.labels, node.taints, node.max_pods))
         nodes = self.informers.of(NODE)
         await self._until(
-            lambda: all(_is_ready(nodes.get(None, node.name)) for node in self.config.nodes),
+            lambda: all(is_ready(nodes.get(None, node.name)) for node in self.config.nodes),
             "nodes Ready",
-            lambda: ", ".join(n.name for n in self.config.nodes if not _is_ready(nodes.get(None, n.name))),
+            lambda: ", ".join(n.name for n in self.config.nodes if not is_ready(nodes.get(None, n.name))),
         )
 
     def _publish_pod(self, name: str, netns: Netns | None) -> None:
@@ -254,7 +252,7 @@ class Runtime:
 
         try:
             await self._until(
-                lambda: any(_is_ready(pod) for pod in dns_pods()),
+                lambda: any(is_ready(pod) for pod in dns_pods()),
                 "cluster DNS Ready",
                 lambda: ", ".join(name_of(pod) for pod in dns_pods()),
             )
@@ -285,44 +283,3 @@ class Runtime:
             server, unix_socket=socket.socket(fileno=self._orders.api_fd), tcp_socket=tcp, tls=tls
         )
         return url
-
-    @property
-    def api_url(self) -> str:
-        return self._api_url
-
-    def node_names(self) -> list[str]:
-        return [node.name for node in self.config.nodes]
-
-    def save_status(self, status: dict[str, Any]) -> None:
-        """For ``netsim list``, which asks no cluster process."""
-        self._state.write_status(status)
-
-    def describe_nodes(self) -> list[dict[str, Any]]:
-        """The nodes as ``netsim status`` shows them."""
-        nodes = self.informers.of(NODE)
-        addresses = choose_node_addresses(self.config)
-        found = []
-        for name in self.node_names():
-            node = nodes.get(None, name)
-            pod_cidrs = node_cidrs(node) if node is not None else ()
-            found.append(
-                {
-                    "name": name,
-                    "address": addresses[name][0],
-                    "addresses": list(addresses[name]),
-                    "podCIDR": next(iter(pod_cidrs), ""),
-                    "podCIDRs": list(pod_cidrs),
-                    "ready": _is_ready(node),
-                }
-            )
-        return found
-
-    def check_pod_exists(self, where: Where) -> None:
-        """Raises ApiError 404 in upstream's words."""
-        if self.informers.of(POD).get(where.namespace, where.name) is None:
-            raise not_found("pods", "", where.name)
-
-
-def _is_ready(obj: dict[str, Any] | None) -> bool:
-    conditions = (obj or {}).get("status", {}).get("conditions") or []
-    return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)

@@ -4,11 +4,14 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 from netsim.cluster.observing import find_place, map_places, name_all, note_port, resolve
+from netsim.cluster.site import Site
 from netsim.kernel.netns import Netns
 from netsim.model.errors import NetsimError, UsageError
+from netsim.model.kinds import ENDPOINT_SLICE
 from netsim.model.target import PROTOCOLS, Destination, Protocol, parse_target
 from netsim.model.where import Where, parse_where
 from netsim.observe.assemble import assemble
@@ -16,10 +19,6 @@ from netsim.observe.collect import collect
 from netsim.observe.path import Path, Question
 from netsim.observe.pathjson import render_path
 from netsim.observe.reader import KernelReader
-
-if TYPE_CHECKING:
-    from netsim.cluster.places import Places
-    from netsim.cluster.runtime import Runtime
 
 MAX_TIMEOUT_S = 60.0
 MAX_SIZE_BYTES = 65000
@@ -31,7 +30,7 @@ _AT_ONCE = 32
 _pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="trace")
 
 
-async def trace(runtime: "Runtime", places: "Places", request: dict[str, Any]) -> dict[str, Any]:
+async def trace(site: Site, request: dict[str, Any]) -> dict[str, Any]:
     """Send one probe and return its path as JSON has it. Raises UsageError, ApiError, NetsimError.
 
     Cancelled, it waits for no answer any more, and what watches the probe goes.
@@ -43,28 +42,28 @@ async def trace(runtime: "Runtime", places: "Places", request: dict[str, Any]) -
             raise NetsimError("the trace was given up")
 
     try:
-        return await asyncio.get_running_loop().run_in_executor(_pool, _trace, runtime, places, request, heed)
+        return await asyncio.get_running_loop().run_in_executor(_pool, _trace, site, request, heed)
     finally:
         given_up.set()
 
 
-def _trace(runtime: "Runtime", places: "Places", request: dict[str, Any], heed: Callable[[], None]) -> dict[str, Any]:
+def _trace(site: Site, request: dict[str, Any], heed: Callable[[], None]) -> dict[str, Any]:
     where, target = parse_where(request["from"]), parse_target(request["to"])
     protocol = _check_protocol(request.get("protocol"))
     timeout_s, size = float(request["timeout_s"]), int(request.get("size") or 0)
     check_limits(timeout_s, size)
-    every = map_places(runtime)
-    source = find_place(runtime, every, where)
+    every = map_places(site)
+    source = find_place(site, every, where)
     family = request.get("family") or _family_of(target.address)
-    destination = resolve(runtime, places, target, protocol, family)
+    destination = resolve(site, target, protocol, family)
     if size and destination.protocol == "tcp":
         raise UsageError("a TCP probe is a handshake, which carries nothing", hint="--size goes with udp and icmp")
     question = Question(source, str(target), destination.protocol, destination.address, destination.port, size)
-    chosen, notes = choose_places(every, source, find_likely(runtime, destination, target.place))
-    spawner = runtime.spawner
+    chosen, notes = choose_places(every, source, find_likely(site, destination, target.place))
+    spawner = site.spawner
     evidence = collect(question, chosen, source, timeout_s=timeout_s, spawner=spawner, heed=heed)
-    path = assemble(evidence, KernelReader(chosen), name_all(runtime, chosen))
-    return render_path(_with_notes(path, [*note_port(runtime, destination), *notes]))
+    path = assemble(evidence, KernelReader(chosen), name_all(site, chosen))
+    return render_path(_with_notes(path, [*note_port(site, destination), *notes]))
 
 
 def check_limits(timeout_s: float, size: int = 0) -> None:
@@ -75,12 +74,10 @@ def check_limits(timeout_s: float, size: int = 0) -> None:
         raise UsageError(f"a probe can be 0 to {MAX_SIZE_BYTES} bytes large, not {size}")
 
 
-def find_likely(runtime: "Runtime", destination: Destination, place: Where | None) -> set[str]:
+def find_likely(site: Site, destination: Destination, place: Where | None) -> set[str]:
     """The pods that a packet for this destination is meant for: endpoints of whatever Service has that port."""
-    from netsim.model.kinds import ENDPOINT_SLICE  # only where there are more pods than can be watched
-
     found = {str(place)} if place is not None else set()
-    for piece in runtime.informers.of(ENDPOINT_SLICE).items():
+    for piece in site.informers.of(ENDPOINT_SLICE).items():
         namespace = piece["metadata"].get("namespace", "default")
         for endpoint in piece.get("endpoints") or ():
             reference = endpoint.get("targetRef") or {}
@@ -117,9 +114,4 @@ def _check_protocol(word: str | None) -> Protocol | None:
 
 
 def _with_notes(path: Path, notes: list[str]) -> Path:
-    from dataclasses import replace
-
     return replace(path, notes=(*notes, *path.notes)) if notes else path
-
-
-__all__ = ["NetsimError", "check_limits", "choose_places", "trace"]
