@@ -20,6 +20,7 @@ from netsim.observe.decode import decode_frame
 from netsim.observe.elements import read_elements
 from netsim.observe.events import correct_legacy, read_events
 from netsim.observe.evidence import Drop, Evidence, Reply, RuleEvent, Sighting
+from netsim.observe.loss import Loss
 from netsim.observe.own import Own
 from netsim.observe.path import Question
 from netsim.observe.posts import Plan, Post, Posts
@@ -45,7 +46,8 @@ def collect(
     """Send one probe from ``source_place`` and bring back what every one of ``places`` saw of it.
 
     ``places`` are all that its way may lead through; ``spawner`` runs iptables, for the texts of its rules. Blocking,
-    for a worker thread; several at once do not mix. ``heed`` is called every few milliseconds while nothing comes; what
+    for a worker thread; several at once do not mix. ``timeout_s``: how long an answer is waited for, unless a rule is
+    seen to drop the probe. ``heed`` is called every few milliseconds while nothing comes; what
     it raises ends it. Nothing stays behind, however it ends. What can't be looked at is in the notes. Raises
     KernelError if the probe can't be sent at all, UsageError for a source that is not among the places or an address
     that is none.
@@ -67,13 +69,14 @@ def collect(
         )
         posts = watch.all
         notes: list[str] = []
-        reply, drops = _send(probe, timeout_s, watch, notes, heed)
+        asked = (_name_protocol(question), question.address, question.port or probe.source_port)
+        loss = Loss(lambda: Own(signature, _sightings(posts, signature), asked, probe.source_port), posts)
+        reply, drops = _send(probe, timeout_s, watch, notes, heed, loss)
         watch.wait_for_silence()
         watch.stop()
         sightings = _sightings(posts, signature)
         conntrack = _read_conntrack(watch, sightings, notes)
         probe.close()
-        asked = (_name_protocol(question), question.address, question.port or probe.source_port)
         own = Own(signature, sightings, asked, probe.source_port)
         events, elements = _read_events(posts, own, sightings, notes)
         rules, missing = read_texts(posts, events, spawner)
@@ -120,23 +123,24 @@ def _name_protocol(question: Question) -> str:
 
 
 def _send(
-    probe: Probe, timeout_s: float, watch: Posts, notes: list[str], heed: Callable[[], None]
+    probe: Probe, timeout_s: float, watch: Posts, notes: list[str], heed: Callable[[], None], loss: Loss
 ) -> tuple[Reply, tuple[Drop, ...]]:
     """The exchange, with the drops in this thread's context."""
 
-    def meanwhile() -> None:
+    def is_lost() -> bool:
         heed()
         watch.read()
+        return loss.is_certain()
 
     try:
         drops = watch.close_later(DropWatch())
     except FeatureMissing as error:
         notes.append(f"drop reasons: {error.message}")
         watch.forget()
-        return probe.send(timeout_s, meanwhile), ()
+        return probe.send(timeout_s, is_lost), ()
     # Of UDP the taps keep more than the probe, which would fill them while nobody reads.
     watch.forget()
-    reply = probe.send(timeout_s, meanwhile)
+    reply = probe.send(timeout_s, is_lost)
     return reply, tuple(Drop(event.time_ns, event.reason, event.function) for event in drops.read())
 
 

@@ -51,7 +51,7 @@ class Probe:
         self._signature = signature
         self._icmp = signature.protocol == "icmp"
         self.source_port = 0
-        self._meanwhile: Callable[[], None] = lambda: None
+        self._is_lost: Callable[[], bool] = lambda: False
         family = _FAMILIES[signature.family]
         try:
             self._socket = self._open(ns, family)
@@ -60,12 +60,13 @@ class Probe:
         except OSError as error:
             raise KernelError(f"probe: {error.strerror or error}", errno=error.errno or 0, where=ns.name) from error
 
-    def send(self, timeout_s: float, meanwhile: Callable[[], None]) -> Reply:
+    def send(self, timeout_s: float, is_lost: Callable[[], bool]) -> Reply:
         """Send, wait for the answer. What the kernel says about it is in the reply.
 
-        ``meanwhile`` is called every few milliseconds while nothing comes; what it raises comes out of here.
+        ``is_lost`` is asked every few milliseconds while nothing comes, and ends the waiting by True; what it raises
+        comes out of here.
         """
-        self._meanwhile = meanwhile
+        self._is_lost = is_lost
         start = time.monotonic()
         try:
             result, data = self._exchange(timeout_s)
@@ -151,9 +152,8 @@ class Probe:
             left_s = max(0.0, deadline - time.monotonic())
             if poll.poll(min(left_s, _PATIENCE_S) * 1000):
                 return True
-            if left_s <= _PATIENCE_S:
+            if left_s <= _PATIENCE_S or self._is_lost():
                 return False
-            self._meanwhile()
 
     def _echo_request(self) -> bytes:
         kind = _ECHO_REQUEST[self._signature.family]

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -298,6 +299,54 @@ def test_probes_side_by_side_do_not_mix(line: Line) -> None:
         assert evidence.notes == ()
         assert crossings(evidence) == THERE + BACK + THERE
         assert rule_texts(evidence) == ["counter"] * 3
+
+
+DROPPED = FORWARD.format("tcp dport 99 drop")
+LONG_S = 60.0
+
+
+@pytest.mark.parametrize("back_end", ["iptables-nft", "nft"])
+def test_nothing_is_waited_for_once_a_rule_has_dropped_the_probe(
+    line: Line, back_end: str, require_feature: Callable[[str], None]
+) -> None:
+    require_feature(back_end)
+    rule = "iptables-nft -A FORWARD -p tcp --dport 99 -j DROP"
+    line.run("router", f"nft '{DROPPED}'" if back_end == "nft" else rule)
+    evidence = line.ask("tcp", SERVER[4], 99, timeout_s=LONG_S)
+    assert evidence.reply.result == "timeout"
+    assert evidence.events[-1].verdict == "drop"
+    assert evidence.elapsed_ms < LONG_S * 1000 / 2
+
+
+@BOTH
+def test_a_datagrams_answer_that_a_rule_drops_is_not_waited_for(line: Line, family: int) -> None:
+    line.run("router", f"nft '{FORWARD.format(f'udp sport {UDP_PORT} drop')}'")
+    evidence = line.ask("udp", SERVER[family], UDP_PORT, timeout_s=LONG_S)
+    assert evidence.reply.result == "timeout"
+    assert crossings(evidence) == [*THERE, "server eth0 out", "router s in"]
+    assert evidence.elapsed_ms < LONG_S * 1000 / 2
+
+
+def test_an_answer_is_waited_for_while_another_probe_is_dropped(line: Line) -> None:
+    line.run("router", f"nft '{DROPPED}'")
+    dropped = threading.Event()
+    with line.places["server"].socket(socket.AF_INET, socket.SOCK_DGRAM) as slow:
+        slow.bind((SERVER[4], 99))
+
+        def answer() -> None:
+            _, peer = slow.recvfrom(100)
+            for _ in range(3):  # each is waited for longer than what is said of a drop takes to be believed
+                line.ask("tcp", SERVER[4], 99)
+            dropped.set()
+            slow.sendto(b"at last", peer)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        evidence = line.ask("udp", SERVER[4], 99, timeout_s=LONG_S)
+        thread.join()
+    assert dropped.is_set()
+    assert (evidence.reply.result, evidence.reply.data) == ("answered", b"at last")
+    assert crossings(evidence) == THERE + BACK
 
 
 def test_a_source_that_is_no_place_and_an_address_that_is_none(line: Line) -> None:
