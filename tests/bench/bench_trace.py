@@ -26,6 +26,7 @@ from tests.packets.world import make_pod, make_service
 ECHO_PORT, STREAM_PORT = 7, 8
 MEASURE_S = 2.0
 NOBODY = "10.0.2.99"  # a neighbour that never answers: the probe waits all its time
+DROP = "add table ip t; add chain ip t f { type filter hook forward priority 0; policy drop; }"
 CHUNK = bytes(1 << 16)
 _fork = multiprocessing.get_context("fork")
 
@@ -164,6 +165,10 @@ def show_in_a_cluster(mode: str) -> None:
         trace = lambda: cluster.trace("pod/client", f"{address}:80")  # noqa: E731
         trace()
         show(f"trace pod to Service, {mode}", measure_s(trace, 11) * 1000, "ms", goal="< 1 s")
+        cluster.exec("node/node-2", ["ip", "route", "replace", "10.244.0.0/24", "dev", "lo"])
+        show("  lost, no rule dropped it", measure_s(trace, 11) * 1000, "ms", goal="< 1 s")
+        cluster.exec("node/node-2", ["nft", DROP])
+        show("  dropped by a rule", measure_s(trace, 11) * 1000, "ms", goal="< 1 s")
 
 
 def main() -> None:
