@@ -73,6 +73,11 @@ class FamilyMetrics:
     deleted_flows: int = 0
     last_rules: dict[str, int] = field(default_factory=dict)  # by table, written by the last sync; iptables only
 
+    def observe_sync(self, full: bool, took_s: float) -> None:
+        """One that succeeded or failed: upstream's count both."""
+        self.sync.observe(took_s)
+        (self.full_sync if full else self.partial_sync).observe(took_s)
+
 
 @dataclass(frozen=True, slots=True)
 class Now:

@@ -7,13 +7,13 @@ sync).
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from netsim.model.clock import Clock
-from netsim.model.errors import NetsimError
+from netsim.model.errors import KernelError, NetsimError
 from proxy.collector import collector_paused, keep_for_good
 from proxy.config import FamilyView, ProxyConfig
 from proxy.dialect import AddressFollower, Dialect, Plan, Target
@@ -66,7 +66,7 @@ class Observer(Protocol):
 
     def synced(self, report: SyncReport) -> None: ...
 
-    def failed(self, full: bool) -> None: ...
+    def failed(self, full: bool, took_s: float) -> None: ...
 
     def cleaned(self, took_s: float, deleted: int) -> None:
         """Stale UDP flows were looked for, and so many deleted."""
@@ -240,8 +240,9 @@ class NodeSync:
             if self._has_moved():
                 return False
             async with self._gate:
-                if await self._target.is_intact(self.view):
-                    return True
+                with _kernels_words(self.view.node.name):
+                    if await self._target.is_intact(self.view):
+                        return True
         except NetsimError as error:
             log.warning("%s: the proxy's rules can't be seen; writing them again: %s", self.view.node.name, error)
             return False
@@ -265,10 +266,11 @@ class NodeSync:
         full = self.state is None
         first = self.generation < 0
         try:
-            plan = await self._write(snapshot, pending)
+            with _kernels_words(self.view.node.name):
+                plan = await self._write(snapshot, pending)
         except NetsimError as error:
             self._triggers_s[:0] = triggers_s
-            self._fail(error, pending, full)
+            self._fail(error, pending, full, self._clock.monotonic_s() - started_s)
         else:
             self.generation, self.error, self._failed_whole = snapshot.generation, None, False
             if full:
@@ -308,7 +310,9 @@ class NodeSync:
         self.state = plan.state
         return plan
 
-    def _fail(self, error: NetsimError, pending: dict[ServicePortName, Entry | None], full: bool) -> None:
+    def _fail(
+        self, error: NetsimError, pending: dict[ServicePortName, Entry | None], full: bool, took_s: float
+    ) -> None:
         """The old rules go on serving. A partial sync is tried again whole and at once; so is a full one, but when that
         fails too, after syncPeriod: what somebody took away while it was written (iptables-restore fails then) is there
         at once, and what can't be written is not tried without end.
@@ -317,7 +321,7 @@ class NodeSync:
         self.failures += 1
         self.error = error
         if self._observer is not None:
-            self._observer.failed(full)
+            self._observer.failed(full, took_s)
         self.state = None
         self._pending = pending | {n: e for n, e in self._pending.items() if n not in pending}
         if not full or not self._failed_whole:
@@ -333,7 +337,8 @@ class NodeSync:
             return
         started_s = self._clock.monotonic_s()
         try:
-            deleted = await self._cleaner.clean(found, self.view.node.ips, self.view.family)
+            with _kernels_words(self.view.node.name):
+                deleted = await self._cleaner.clean(found, self.view.node.ips, self.view.family)
         except NetsimError as error:  # the rules are good; the next sync, or the next check, tries again
             log.error("%s: removing stale UDP flows failed: %s", self.view.node.name, error)
             self.error = error
@@ -353,6 +358,15 @@ class NodeSync:
             for task in tasks:
                 task.cancel()
         return event.is_set()
+
+
+@contextmanager
+def _kernels_words(where: str) -> Iterator[None]:
+    """What a socket says of itself (no buffer space, no descriptors left) is a failure to be repeated as any other."""
+    try:
+        yield
+    except OSError as error:
+        raise KernelError(error.strerror or str(error), errno=error.errno or 0, where=where) from error
 
 
 def count_rules(text: str) -> dict[str, int]:

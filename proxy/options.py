@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from netsim import __version__
 from netsim.model.config import IPVS_SCHEDULERS
 from netsim.model.errors import InputError, NetsimError, UsageError
 from proxy.addresses import parse_cidr, parse_ip
@@ -179,6 +180,7 @@ def make_parser() -> argparse.ArgumentParser:
         argument_default=None,
     )
     add = parser.add_argument
+    add("--version", action="version", version=f"netsim-proxy {__version__}")
     add("--config", default="", metavar="FILE", help="a KubeProxyConfiguration; goes before flags")
     add("--write-config-to", default="", metavar="FILE", help="write the configuration with all defaults, and exit")
     add("--node-name", "--hostname-override", metavar="NAME", help="the Node this namespace is (the host's name)")

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable, Collection, Iterable
 
 from netsim.client.api import Api
@@ -156,6 +157,7 @@ class Informer:
                 relist = True
                 expired = isinstance(error, ApiError) and error.code == 410
                 delay_s = 0.0 if expired and not failures else min(BACKOFF_FIRST_S * 2**failures, BACKOFF_MAX_S)
+                delay_s *= 1 + random.random()  # all nodes lost the server at once, and must not all come at once
                 failures = min(failures + 1, 16)
                 log.info("%s: %s; listing again in %.2f s", self.kind.resource, error, delay_s)
                 if delay_s:

@@ -14,6 +14,9 @@ import yaml
 
 from netsim.model.errors import InputError
 
+_OTHER_CREDENTIALS = ("exec", "auth-provider", "username")
+_OTHER_WAYS = ("proxy-url",)
+_IMPERSONATION = ("as", "as-uid", "as-groups", "as-user-extra")
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
@@ -75,10 +78,14 @@ def parse_kubeconfig(text: str, file: Path, context: str = "") -> ServerAccess:
     user = _entry(document, "users", "user", str(chosen.get("user", "")), file) if chosen.get("user") else {}
     if not cluster.get("server"):
         raise InputError(f'clusters: "{chosen.get("cluster")}" has no server', where=str(file))
-    for unsupported in ("exec", "auth-provider", "username"):
-        if user.get(unsupported):
+    for field in _OTHER_CREDENTIALS:
+        if user.get(field):
             hint = "use a client certificate or a token"
-            raise InputError(f"users: {unsupported} credentials are not supported", where=str(file), hint=hint)
+            raise InputError(f"users: {field} credentials are not supported", where=str(file), hint=hint)
+    for group, entry, fields in (("clusters", cluster, _OTHER_WAYS), ("users", user, _IMPERSONATION)):
+        for field in fields:
+            if entry.get(field):  # without it another server would be asked, or as somebody else
+                raise InputError(f"{group}: {field} is not supported", where=str(file), hint="use a context without it")
     token = str(user.get("token") or "")
     # A token beside it is for as long as the file can't be read (client-go tools/clientcmd/client_config.go).
     token_file = str(file.parent / str(user["tokenFile"])) if user.get("tokenFile") else ""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from netsim.model.clock import Clock
 from netsim.model.errors import FeatureMissing, KernelError
 from proxy.config import FamilyView, ProxyConfig, split_address
-from proxy.health.proxyhealth import Answer, ProxyHealth
+from proxy.health.proxyhealth import Answer, Moment, ProxyHealth
 from proxy.health.servers import HttpServer, open_listener
 from proxy.health.servicehealth import Check, answer_check
 from proxy.metrics import ProxyMetrics
@@ -80,21 +80,20 @@ class NodeHealth:
     # --- what the syncs report ---
 
     def queued(self, family: int) -> None:
-        now_s = self._clock.wall_s()
-        self.metrics.families[family].last_queued_wall_s = now_s
-        self.health.queued(family, now_s)
+        now = self._now()
+        self.metrics.families[family].last_queued_wall_s = now.wall_s
+        self.health.queued(family, now)
 
     def synced(self, family: int, report: SyncReport) -> None:
-        now_s = self._clock.wall_s()
+        now = self._now()
         kept = self.metrics.families[family]
-        kept.sync.observe(report.took_s)
-        (kept.full_sync if report.full else kept.partial_sync).observe(report.took_s)
-        kept.last_sync_wall_s = now_s
+        kept.observe_sync(report.full, report.took_s)
+        kept.last_sync_wall_s = now.wall_s
         if report.rules is not None:
             kept.last_rules = report.rules
         for trigger_s in report.triggers_s:
-            kept.programming.observe(max(0.0, now_s - trigger_s))
-        self.health.updated(family, now_s)
+            kept.programming.observe(max(0.0, now.wall_s - trigger_s))
+        self.health.updated(family, now)
         self._views[family] = report.view
         checks = self._around.checks(family, self.name)
         if checks or self._checks[family]:
@@ -102,8 +101,9 @@ class NodeHealth:
             self._changed.set()
         self._first.set()
 
-    def failed(self, family: int, full: bool) -> None:
+    def failed(self, family: int, full: bool, took_s: float) -> None:
         kept = self.metrics.families[family]
+        kept.observe_sync(full, took_s)
         kept.sync_failures += 1
         kept.partial_failures += not full
         self._first.set()
@@ -199,12 +199,15 @@ class NodeHealth:
 
     # --- answers ---
 
+    def _now(self) -> Moment:
+        return Moment(self._clock.wall_s(), self._clock.monotonic_s())
+
     async def _answer_health(self, request: web.BaseRequest) -> Answer:
-        now_s = self._clock.wall_s()
+        now = self._now()
         if request.path == "/healthz":
-            answer, counts = self.health.healthz(now_s), self.metrics.healthz
+            answer, counts = self.health.healthz(now), self.metrics.healthz
         elif request.path == "/livez":
-            answer, counts = self.health.livez(now_s), self.metrics.livez
+            answer, counts = self.health.livez(now), self.metrics.livez
         else:
             return _NOT_FOUND
         counts[answer.status] += 1
@@ -243,7 +246,7 @@ class NodeHealth:
 
     async def _answer_check(self, family: int, key: ServiceKey, _request: web.BaseRequest) -> Answer:
         check = self._checks[family].get(key) or Check(0, 0)
-        return answer_check(key, check, self.health.is_healthy(self._clock.wall_s()))
+        return answer_check(key, check, self.health.is_healthy(self._now()))
 
 
 class FamilyObserver:
@@ -261,8 +264,8 @@ class FamilyObserver:
     def synced(self, report: SyncReport) -> None:
         self._node.synced(self._family, report)
 
-    def failed(self, full: bool) -> None:
-        self._node.failed(self._family, full)
+    def failed(self, full: bool, took_s: float) -> None:
+        self._node.failed(self._family, full, took_s)
 
     def cleaned(self, took_s: float, deleted: int) -> None:
         kept = self._node.metrics.families[self._family]

@@ -142,13 +142,13 @@ def _first_node(source: Source, entry: Entry) -> str:
 
 
 def _read_endpoints(piece: Object) -> Iterable[Endpoint]:
-    """EndpointConditions: ready unset is true, serving unset is as ready, terminating unset is false. Not ready but
-    serving counts only while terminating.
+    """Conditions as EndpointSlice v1 has them: ready and serving unset are true, terminating unset is false. Not ready
+    but serving counts only while terminating.
     """
     for endpoint in piece["endpoints"]:
         conditions = endpoint.get("conditions", {})
         ready = conditions.get("ready", True)
-        draining = conditions.get("serving", ready) and conditions.get("terminating", False)
+        draining = conditions.get("serving", True) and conditions.get("terminating", False)
         hints = endpoint.get("hints", {})
         for_zones, for_nodes = (
             frozenset(hint["name"] for hint in hints.get(key, ())) for key in ("forZones", "forNodes")

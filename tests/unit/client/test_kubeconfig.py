@@ -22,6 +22,8 @@ from netsim.model.kinds import NAMESPACE
 from netsim.model.objects import name_of
 from netsim.store.store import Store
 
+PROXIED = {"server": "https://127.0.0.1:6443", "proxy-url": "http://127.0.0.1:3128"}
+
 
 def write(path: Path, user: dict[str, str], **cluster: str) -> Path:
     document = {
@@ -51,6 +53,9 @@ def test_inlined_data_files_and_tokens(tmp_path: Path) -> None:
         ({"current-context": "other"}, 'contexts: there is no "other"'),
         ({"clusters": []}, 'clusters: there is no "c"'),
         ({"users": [{"name": "u", "user": {"exec": {"command": "aws"}}}]}, "exec credentials are not supported"),
+        ({"users": [{"name": "u", "user": {"as": "someone"}}]}, "users: as is not supported"),
+        ({"users": [{"name": "u", "user": {"as-groups": ["some"]}}]}, "users: as-groups is not supported"),
+        ({"clusters": [{"name": "c", "cluster": PROXIED}]}, "clusters: proxy-url is not supported"),
         ({"users": [{"name": "u", "user": {"client-key-data": "%"}}]}, "client-key-data: no valid base64"),
         ({"users": [{"name": "u", "user": {"client-key": "absent.pem"}}]}, "cannot read"),
         ({"kind": "Pod"}, "no kubeconfig"),

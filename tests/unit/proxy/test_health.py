@@ -6,13 +6,17 @@ from typing import Any
 import pytest
 
 from proxy.health.counts import count_no_local, count_pending, read_trigger_s
-from proxy.health.proxyhealth import ProxyHealth, format_time, is_eligible
+from proxy.health.proxyhealth import Moment, ProxyHealth, format_time, is_eligible
 from proxy.health.servicehealth import Check, CheckedServices, answer_check
 from proxy.servicemap import ServiceMap
 from tests.unit.proxy.make import make_endpoint, make_map, make_service, make_slice
 
 TIMEOUT_S = 60.0
 T0 = 1_704_067_200.0  # 2024-01-01
+
+
+def at(seconds: float) -> Moment:
+    return Moment(wall_s=seconds, monotonic_s=seconds)
 
 
 def read(answer: Any) -> tuple[int, dict[str, Any]]:
@@ -23,7 +27,7 @@ def read(answer: Any) -> tuple[int, dict[str, Any]]:
 
 def test_well_before_and_after_the_first_sync() -> None:
     health = ProxyHealth((4,), TIMEOUT_S)
-    status, body = read(health.healthz(T0))
+    status, body = read(health.healthz(at(T0)))
     assert status == 200
     assert body == {
         "lastUpdated": "2024-01-01T00:00:00.000000Z",
@@ -32,8 +36,8 @@ def test_well_before_and_after_the_first_sync() -> None:
         "healthy": True,
         "status": {"IPv4": {"lastUpdated": "0001-01-01T00:00:00Z", "healthy": True}},
     }
-    health.updated(4, T0 + 1)
-    status, body = read(health.livez(T0 + 1000))
+    health.updated(4, at(T0 + 1))
+    status, body = read(health.livez(at(T0 + 1000)))
     assert status == 200
     assert body["lastUpdated"] == body["currentTime"]  # as older releases, though nothing has changed since
     assert body["status"]["IPv4"]["lastUpdated"] == format_time(T0 + 1)
@@ -43,29 +47,38 @@ def test_well_before_and_after_the_first_sync() -> None:
 def test_ill_when_a_change_waits_twice_the_sync_period() -> None:
     health = ProxyHealth((4, 6), TIMEOUT_S)
     for family in (4, 6):
-        health.updated(family, T0)
-    health.queued(4, T0 + 10)
-    health.queued(4, T0 + 60)  # the oldest counts
-    assert health.healthz(T0 + 10 + TIMEOUT_S - 0.1).status == 200
-    status, body = read(health.healthz(T0 + 10 + TIMEOUT_S))
+        health.updated(family, at(T0))
+    health.queued(4, at(T0 + 10))
+    health.queued(4, at(T0 + 60))  # the oldest counts
+    assert health.healthz(at(T0 + 10 + TIMEOUT_S - 0.1)).status == 200
+    status, body = read(health.healthz(at(T0 + 10 + TIMEOUT_S)))
     assert status == 503
     assert (body["healthy"], body["nodeEligible"]) == (False, True)
     assert body["lastUpdated"] == format_time(T0)
     assert {family: part["healthy"] for family, part in body["status"].items()} == {"IPv4": False, "IPv6": True}
-    assert health.livez(T0 + 10 + TIMEOUT_S).status == 503
-    health.updated(6, T0 + 80)  # the other family's does not help
-    assert health.healthz(T0 + 80).status == 503
-    health.updated(4, T0 + 90)
-    assert health.healthz(T0 + 90).status == 200
+    assert health.livez(at(T0 + 10 + TIMEOUT_S)).status == 503
+    health.updated(6, at(T0 + 80))  # the other family's does not help
+    assert health.healthz(at(T0 + 80)).status == 503
+    health.updated(4, at(T0 + 90))
+    assert health.healthz(at(T0 + 90)).status == 200
+
+
+def test_a_clock_that_is_set_makes_nobody_ill() -> None:
+    health = ProxyHealth((4,), TIMEOUT_S)
+    health.queued(4, at(T0))
+    later = Moment(wall_s=T0 + 3600, monotonic_s=T0 + 1)
+    assert health.healthz(later).status == 200
+    assert read(health.healthz(later))[1]["currentTime"] == "2024-01-01T01:00:00.000000Z"
+    assert health.healthz(Moment(wall_s=T0 - 3600, monotonic_s=T0 + TIMEOUT_S)).status == 503
 
 
 def test_a_node_on_its_way_out_is_for_load_balancers_alone() -> None:
     health = ProxyHealth((4,), TIMEOUT_S)
     health.node_eligible = False
-    status, body = read(health.healthz(T0))
+    status, body = read(health.healthz(at(T0)))
     assert (status, body["nodeEligible"], body["healthy"]) == (503, False, True)
-    assert health.livez(T0).status == 200
-    assert health.is_healthy(T0)
+    assert health.livez(at(T0)).status == 200
+    assert health.is_healthy(at(T0))
 
 
 @pytest.mark.parametrize(

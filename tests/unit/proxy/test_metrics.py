@@ -10,10 +10,16 @@ from netsim.model.errors import KernelError
 from netsim.model.kinds import NODE
 from netsim.ruleset.iptables_model import make_tables
 from proxy.health.node import NodeHealth
+from proxy.health.proxyhealth import Moment
 from proxy.metrics import Histogram, Now, ProxyMetrics
 from proxy.nodesync import count_rules
 from tests.unit.proxy.cluster import ProxyCluster, let_run, running
 from tests.unit.proxy.make import CONFIG, make_endpoint, make_service, make_slice
+
+
+def now(cluster: ProxyCluster) -> Moment:
+    return Moment(cluster.clock.wall_s(), cluster.clock.monotonic_s())
+
 
 # kubernetes.io, reference of metrics, what kube-proxy of each mode registers (pkg/proxy/metrics/metrics.go).
 COMMON = {
@@ -119,6 +125,9 @@ def test_rules_are_counted_by_table() -> None:
     assert count_rules(text) == {"filter": 0, "nat": 2}
 
 
+PARTIAL_COUNT = "sync_partial_proxy_rules_duration_seconds_count"
+
+
 def test_a_node_counts_what_it_does() -> None:
     async def run() -> None:
         async with running(2, CONFIG) as cluster:
@@ -136,6 +145,8 @@ def test_a_node_counts_what_it_does() -> None:
             assert value(samples, f"{name}_restore_failures_total", ip_family="IPv4") == 1
             assert value(samples, f"{name}_partial_restore_failures_total", ip_family="IPv4") == 1
             assert value(samples, "sync_full_proxy_rules_duration_seconds_count", ip_family="IPv4") == 2
+            partial = [value(scraped, PARTIAL_COUNT, ip_family="IPv4") for scraped in (first, samples)]
+            assert partial == [0, 2]  # the one that failed too
             for what, changes in (("service", 1), ("endpoint", 2)):
                 total = f"sync_proxy_rules_{what}_changes_total"
                 assert value(samples, total) - value(first, total) == changes
@@ -178,14 +189,14 @@ def test_a_proxy_that_cannot_write_is_ill_until_it_can() -> None:
             await cluster.put(make_service(ip="10.96.0.77"))
             with pytest.raises(KernelError):
                 await cluster.settle()
-            assert node.health.is_healthy(cluster.clock.wall_s())
+            assert node.health.is_healthy(now(cluster))
             assert value(scrape(node.metrics), "sync_proxy_rules_service_changes_pending") == 1
             for _ in range(2):
                 await cluster.clock.advance(CONFIG.sync_period_s)
-            assert not node.health.is_healthy(cluster.clock.wall_s())
-            assert node.health.healthz(cluster.clock.wall_s()).status == 503
+            assert not node.health.is_healthy(now(cluster))
+            assert node.health.healthz(now(cluster)).status == 503
             await cluster.clock.advance(CONFIG.sync_period_s)
-            assert node.health.is_healthy(cluster.clock.wall_s())
+            assert node.health.is_healthy(now(cluster))
             assert value(scrape(node.metrics), "sync_proxy_rules_service_changes_pending") == 0
 
     asyncio.run(run())
@@ -200,7 +211,7 @@ def test_a_proxy_whose_first_rules_cannot_be_written_is_ill_after_two_periods() 
         well = []
         for _ in range(4):
             await cluster.clock.advance(CONFIG.sync_period_s)
-            well.append(of(cluster).health.is_healthy(cluster.clock.wall_s()))
+            well.append(of(cluster).health.is_healthy(now(cluster)))
         assert well == [True, False, False, True]
         for task in tasks:
             task.cancel()
@@ -216,9 +227,9 @@ def test_a_proxy_that_cannot_write_flushed_rules_again_is_ill() -> None:
             cluster.targets["node-1"].refuse = 4
             for _ in range(3):
                 await cluster.clock.advance(CONFIG.sync_period_s)
-            assert not of(cluster).health.is_healthy(cluster.clock.wall_s())
+            assert not of(cluster).health.is_healthy(now(cluster))
             await cluster.clock.advance(CONFIG.sync_period_s)
-            assert of(cluster).health.is_healthy(cluster.clock.wall_s())
+            assert of(cluster).health.is_healthy(now(cluster))
 
     asyncio.run(run())
 

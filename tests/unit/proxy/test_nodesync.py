@@ -1,13 +1,17 @@
 """One node's sync by itself: how often it runs for what changed."""
 
 import asyncio
+import errno
+import os
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
 from netsim.model.errors import KernelError
 from netsim.ruleset.iptables_model import make_tables
 from proxy.config import FamilyView
+from proxy.dialect import Plan
 from proxy.iptables.plan import IptablesDialect
 from proxy.nodesync import NodeSync
 from proxy.servicemap import ServiceMap, Snapshot
@@ -117,6 +121,26 @@ def test_the_hourly_full_sync_comes_also_where_changes_never_pause() -> None:
         assert stage.sync.full_syncs == 2
 
     play(scenario)
+
+
+def test_a_socket_that_fails_is_a_failure_to_be_repeated(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(stage: Stage) -> None:
+        plain = stage.target.apply
+        refused = [OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))]
+
+        async def apply(plan: Plan[Any]) -> None:
+            if refused:
+                raise refused.pop()
+            await plain(plan)
+
+        stage.target.apply = apply  # type: ignore[method-assign]
+        await stage.change("10.244.1.2")
+        await let_run()
+        assert (stage.sync.failures, stage.sync.error) == (1, None)
+        assert "10.244.1.2:8080" in stage.target.written[-1]
+
+    play(scenario)
+    assert "node-1: writing the proxy's rules failed: node-1: No buffer space available" in caplog.text
 
 
 def test_rules_that_cannot_be_looked_at_are_written_again(caplog: pytest.LogCaptureFixture) -> None:

@@ -117,6 +117,12 @@ def test_unset_conditions_mean_ready_and_serving() -> None:
     assert (endpoint.ready, endpoint.serving, endpoint.terminating) == (True, True, False)
 
 
+def test_unset_serving_is_true_also_of_what_is_not_ready() -> None:
+    item = make_slice([{"addresses": ["10.244.1.2"], "conditions": {"ready": False, "terminating": True}}])
+    (endpoint,) = read_slice(item, 4)[("http", "TCP")]
+    assert (endpoint.ready, endpoint.serving, endpoint.terminating) == (False, True, True)
+
+
 def test_only_the_first_address_of_an_endpoint_counts() -> None:
     item = make_slice([{"addresses": ["10.244.1.2", "10.244.1.3"]}, {"addresses": []}])
     assert [e.ip for e in read_slice(item, 4)[("http", "TCP")]] == ["10.244.1.2"]
