@@ -318,7 +318,7 @@ def list_command(state: State, output: str | None) -> None:
         return
     rows = []
     for one in found["faults"]:
-        left = "-" if one["remaining_s"] is None else render_duration(round(one["remaining_s"], 1))
+        left = "-" if one["remainingS"] is None else render_duration(round(one["remainingS"], 1))
         rows.append([str(one["id"]), one["kind"], ", ".join(one["places"]), one["what"] or "-", one["by"], left])
     if rows:
         print_table(["ID", "FAULT", "PLACES", "WHAT", "BY", "LEFT"], rows)

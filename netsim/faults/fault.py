@@ -240,18 +240,18 @@ def render_fault(fault: Fault, now_s: float) -> dict[str, Any]:
         "what": describe_values(fault),
         "by": fault.by,
         "started": fault.started_wall_s,
-        "remaining_s": None if fault.until_s is None else max(0.0, round(fault.until_s - now_s, 3)),
+        "remainingS": None if fault.until_s is None else max(0.0, round(fault.until_s - now_s, 3)),
     }
     if KINDS[fault.kind].directed:
         rendered["direction"] = fault.direction
     for name, value in (
-        ("rate_bits", fault.rate_bits),
+        ("rateBitsPerS", fault.rate_bits),
         ("percent", fault.percent),
-        ("delay_s", fault.delay_s),
-        ("jitter_s", fault.jitter_s),
+        ("delayS", fault.delay_s),
+        ("jitterS", fault.jitter_s),
         ("mtu", fault.mtu),
         ("sets", [list(one) for one in fault.sets]),
-        ("one_way", fault.one_way),
+        ("oneWay", fault.one_way),
     ):
         if value:
             rendered[name] = value

@@ -371,7 +371,7 @@ def test_without_netem_it_is_named(world: World, kind: str) -> None:
 
 def test_a_fault_ends_when_its_time_is_up(world: World) -> None:
     with world.cluster.fault("link-down", "node/node-2", for_="300ms") as fault:
-        assert 0 < world.cluster.faults()[0]["remaining_s"] <= 0.3
+        assert 0 < world.cluster.faults()[0]["remainingS"] <= 0.3
         wait_until("it has ended", lambda: world.cluster.faults() == [])
         assert wait_until("the answer", lambda: world.answers(world.a, world.b))
     (ended,) = [one for one in world.cluster.describe_faults()["ended"] if one["id"] == fault.id]

@@ -77,7 +77,7 @@ def test_a_fault_ends_on_the_clusters_clock(target: Target) -> None:
         await faults.add({"kind": "stop", "places": ["node/b"], "for": "2h"})
         assert not target.is_up("a")
         await clock.advance(3599)
-        assert [one["remaining_s"] for one in faults.describe()["faults"]] == [1, 3601]
+        assert [one["remainingS"] for one in faults.describe()["faults"]] == [1, 3601]
         await clock.advance(1)
         await until(lambda: target.is_up("a"))
         assert target.stopped == ["b"]

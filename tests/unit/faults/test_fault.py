@@ -89,7 +89,7 @@ def test_in_words() -> None:
     assert describe_values(parse_fault({"kind": "stop", "places": ["node/a"]})) == ""
     rendered = render_fault(partition, 0.0)
     assert rendered["sets"] == [["node/a", "node/b"], ["node/c"]]
-    assert rendered["remaining_s"] is None
+    assert rendered["remainingS"] is None
 
 
 @pytest.mark.parametrize(("text", "number"), [(None, 9), ("TERM", 15), ("sigusr1", 10), ("9", 9), (1, 1)])
