@@ -12,6 +12,7 @@ from netsim.controllers.garbage import GarbageCollector
 from netsim.controllers.namespaces import NamespaceController
 from netsim.controllers.nodelifecycle import NodeLifecycleController
 from netsim.controllers.nodes import NodeController
+from netsim.controllers.podgc import PodGarbageCollector
 from netsim.controllers.replicasets import ReplicaSetController
 from netsim.model.clock import Clock
 from netsim.model.config import ClusterConfig
@@ -47,6 +48,7 @@ def make_controllers(
         ),
         NamespaceController(api, informers, clock),
         GarbageCollector(api, informers, clock),
+        PodGarbageCollector(api, informers, clock),
         DeploymentController(api, informers, recorder("deployment-controller"), clock),
         ReplicaSetController(api, informers, recorder("replicaset-controller"), clock),
         EndpointSliceController(api, informers, recorder("endpoint-slice-controller"), clock),
