@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from netsim.cluster.observing import find_place, map_places, name_all, note_port, resolve
+from netsim.cluster.observing import find_place, map_places, name_all, note_service, resolve
 from netsim.cluster.site import Site
 from netsim.kernel.netns import Netns
 from netsim.model.errors import NetsimError, UsageError
@@ -63,7 +63,7 @@ def _trace(site: Site, request: dict[str, Any], heed: Callable[[], None]) -> dic
     spawner = site.spawner
     evidence = collect(question, chosen, source, timeout_s=timeout_s, spawner=spawner, heed=heed)
     path = assemble(evidence, KernelReader(chosen), name_all(site, chosen))
-    return render_path(_with_notes(path, [*note_port(site, destination), *notes]))
+    return render_path(_with_notes(path, [*note_service(site, destination), *notes]))
 
 
 def check_limits(timeout_s: float, size: int = 0) -> None:

@@ -101,6 +101,13 @@ def test_what_is_not_delivered_has_status_1_and_a_whole_answer(deployed: Netsim)
     assert done.stderr == ""
 
 
+def test_a_service_without_endpoints_is_said_to_have_none(deployed: Netsim) -> None:
+    path = json.loads(deployed("trace", "pod/client", "svc/kubernetes", "-o", "json", status=1).stdout)
+    assert path["verdict"]["outcome"] == "rejected"
+    assert path["notes"] == ["svc/default/kubernetes has no endpoints: netsim describe svc kubernetes -n default"]
+    assert "notes" not in deployed.json("trace", "pod/client", "svc/web")
+
+
 @pytest.mark.parametrize(
     ("argv", "status", "words"),
     [
