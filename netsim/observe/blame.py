@@ -289,7 +289,8 @@ def _blame_link_address(case: Case, place: str, interface: str) -> Verdict | Non
     device, gateway = DEV.search(sender.route), _VIA.search(sender.route)
     next_hop = gateway[1] if gateway else header_of(sender.packet).destination
     holder = case.reader.holder(mac)
-    if holder and next_hop in case.reader.addresses(holder[0]):
+    # A link that goes down takes its IPv6 addresses with it.
+    if holder and (next_hop in case.reader.addresses(holder[0]) or _has_no_carrier(case, *holder)):
         return _blame_port(case, place, mac, holder)
     entry = case.reader.neighbour(sender.place, next_hop, device[1] if device else "")
     cause = f"the frame was for {mac}, which is not the link address of {place} ({own[1]}): neighbour entry {entry!r}"

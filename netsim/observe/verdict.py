@@ -92,9 +92,11 @@ def _judge_silence(case: Case) -> Verdict:
 
 def _judge_failure(case: Case) -> Verdict:
     """The source's kernel refused to send: EPERM is netfilter's, EMSGSIZE the MTU's, EINVAL and EACCES a route's."""
+    if case.back:  # an ICMP error that the socket has another word for: of IPv6, "prohibited" is EACCES
+        return _judge_unreachable(case)
     reply, source = case.evidence.reply, case.question.source
     if reply.error.lower().startswith("message too long"):
-        return blame.blame_size(case, case.back[0].place if case.back else source)
+        return blame.blame_size(case, source)
     found = blame.blame_route(case, source, case.sent)
     if found is not None:
         return found

@@ -7,7 +7,8 @@ test's own, or what is broken is mended afterwards; either way no other test see
 import re
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from netsim.observe.path import Path
 from netsim.observe.pathtext import render_text
 from netsim.testing.lookup import cluster_ip, node_ip, node_port, pod_ip
 from tests.packets.breakages import BREAKAGES, CLIENT, N2, TO_WEB, Breakage
+from tests.packets.breakages6 import BREAKAGES_6
 from tests.packets.world import make_pod, make_service
 
 NETLINK_NETFILTER = 12
@@ -44,7 +46,6 @@ def make_world(cluster: Cluster) -> dict[str, str]:
     cluster.apply([*pods, *services, deaf, local], namespace=ns)
     nodes = {node["name"]: node for node in cluster.status()["nodes"]}
     web_cidr = nodes["node-2"]["podCIDR"]
-    base = web_cidr.rpartition(".")[0]
     links = {
         (where, link.name): link for where in ("node/node-2", f"pod/{ns}/beside") for link in cluster.interfaces(where)
     }
@@ -55,8 +56,8 @@ def make_world(cluster: Cluster) -> dict[str, str]:
         "client_ip": pod_ip(cluster, "client"),
         "web_cidr": web_cidr,
         "client_cidr": nodes["node-1"]["podCIDR"],
-        "unused_ip": f"{base}.200",
-        "wrong_gateway": nodes["node-1"]["podCIDR"].rpartition(".")[0] + ".250",
+        "unused_ip": str(ip_network(web_cidr)[200]),
+        "wrong_gateway": str(ip_network(nodes["node-1"]["podCIDR"])[250]),
         "node1_ip": node_ip(cluster, "node-1"),
         "node2_ip": node_ip(cluster, "node-2"),
         "node3_ip": node_ip(cluster, "node-3"),
@@ -86,9 +87,9 @@ def netsim_options(netsim_options: dict[str, Any]) -> dict[str, Any]:
     return {**netsim_options, "nodes": 3, "fresh": True}
 
 
-def choose(mode: str, network: str) -> pytest.MarkDecorator:
+def choose(mode: str, network: str, breakages: Sequence[Breakage] = BREAKAGES) -> pytest.MarkDecorator:
     """The breakages that are possible there."""
-    possible = [b for b in BREAKAGES if b.mode in ("", mode) and b.network in ("", network)]
+    possible = [b for b in breakages if b.mode in ("", mode) and b.network in ("", network)]
     return pytest.mark.parametrize("breakage", possible, ids=lambda breakage: breakage.name)
 
 
@@ -102,6 +103,12 @@ def test_the_cause_is_named_in_iptables_mode(breakage: Breakage, cluster: Cluste
 @pytest.mark.netsim(proxy_mode="nftables", pod_network="vxlan")
 @choose("nftables", "vxlan")
 def test_the_cause_is_named_in_nftables_mode_over_vxlan(breakage: Breakage, cluster: Cluster) -> None:
+    check_cause(breakage, cluster)
+
+
+@pytest.mark.netsim(proxy_mode="nftables", pod_network="routes", ip_family="ipv6")
+@choose("nftables", "routes", BREAKAGES_6)
+def test_the_cause_is_named_in_ipv6(breakage: Breakage, cluster: Cluster) -> None:
     check_cause(breakage, cluster)
 
 

@@ -1,18 +1,21 @@
 """The MAC address a packet is sent to: what the neighbour table says, or what asking around would find. Pure.
 
-Who asks sends a frame, too: where rules of families bridge and netdev drop it or its answer, nobody is found. It is
-asked three times (mcast_solicit), so what is lost only by chance is taken as answered. Rules of family arp are not
-looked at, nor those of ip6 and inet for neighbour discovery.
+Who asks sends a frame, too: where rules of families bridge and netdev drop it or its answer, nobody is found; nor where
+rules of ip6 and inet do, of either host, for neighbour discovery. It is asked three times (mcast_solicit), so what is
+lost only by chance is taken as answered. Not looked at: rules of family arp, and what br_netfilter shows those of ip6.
 
 Sources: net/core/neighbour.c, net/ipv4/arp.c (arp_solicit, arp_process), net/ipv6/ndisc.c.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from ipaddress import ip_address
 
 from netsim.observe.explain.context import Chances, every_way
+from netsim.observe.explain.discovery import COMING, LEAVING, filter_discovery
 from netsim.observe.explain.frames import Filtered, FrameHook, Ports, filter_frame
+from netsim.observe.explain.hooks import Hook
 from netsim.observe.explain.packet import BROADCAST, Travel
 from netsim.observe.explain.routing import choose_source, is_local
 from netsim.observe.explain.state import Link, Place, World
@@ -68,14 +71,16 @@ def _resolve(world: World, place: Place, link: Link, address: str) -> Resolved:
         return Resolved("", f"{link.name} asks nobody for {address}, and has no neighbour entry for it")
     question = _question(place, link, address)
     lost, notes = "", dict[str, None]()
-    for there in _Walk(world).reach(place, link, question):
+    for there in _Walk(world).reach(place, link, _say(place, link, _Frame(question))):
         if there.is_at(place, link) or not _answers(there.place, there.link, address):
             continue
-        answer = _answer(question, there.link, address)
-        came_back = (one.frame for one in _Walk(world).reach(there.place, there.link, answer) if one.is_at(place, link))
-        back = next(came_back, _Frame(answer))
-        notes |= dict.fromkeys((*there.frame.notes, *back.notes))
-        lost = there.frame.lost or back.lost
+        heard = _hear(there.place, there.link, there.frame)
+        answer = replace(heard, packet=_answer(question, there.link, address))
+        said = _say(there.place, there.link, answer)
+        came_back = (one.frame for one in _Walk(world).reach(there.place, there.link, said) if one.is_at(place, link))
+        back = _hear(place, link, next(came_back, said))
+        notes |= dict.fromkeys(back.notes)
+        lost = back.lost
         if not lost:
             return Resolved(there.link.mac, notes=tuple(notes))
     words = "ARP" if ":" not in address else "neighbour discovery"
@@ -127,9 +132,9 @@ class _Walk:
         self._seen: set[tuple[str, int]] = set()
         self._waiting: list[_Step] = []
 
-    def reach(self, place: Place, link: Link, packet: Travel) -> Iterator[_Reached]:
+    def reach(self, place: Place, link: Link, frame: _Frame) -> Iterator[_Reached]:
         """Every interface that it comes to from a link, as far as that is of a known place; the nearest first."""
-        self._waiting.append(_Step(place, link, _Frame(packet)))
+        self._waiting.append(_Step(place, link, frame))
         while self._waiting:
             yield from self._out_of(self._waiting.pop(0))
 
@@ -169,28 +174,45 @@ class _Walk:
         yield _Reached(where, bridge, up)
 
     def _pass(self, where: Place, hook: FrameHook, frame: _Frame, ports: Ports) -> _Frame:
-        """The frame after a hook, if it can get through at all."""
-        if frame.lost:
-            return frame
-        notes: dict[str, None] = dict.fromkeys(frame.notes)
-        passed: Filtered | None = None
-        words = ""
+        return _get_through(where, frame, lambda chances: filter_frame(where, chances, hook, frame.packet, ports))
 
-        def run(chances: Chances) -> Filtered:
-            return filter_frame(where, chances, hook, frame.packet, ports)
 
-        for chances, found in every_way(run, _MOST_WAYS):
-            notes |= dict.fromkeys(chances.notes)
-            if found.end is None:
-                passed = passed or found
-            elif (rule := found.end.rule) is not None:
-                words = f"{rule.family} {rule.table} {rule.chain}: {rule.text}"
-        if passed is None:
-            what = "question" if frame.packet.note in ("request", "nd-neighbor-solicit") else "answer"
-            return _Frame(frame.packet, f"{where.name} drops the {what}: {words}", tuple(notes))
-        if words:
-            notes[f"{where.name} may drop ARP or neighbour discovery, which is taken as heard: {words}"] = None
-        return _Frame(passed.packet, notes=tuple(notes))
+def _say(place: Place, link: Link, frame: _Frame) -> _Frame:
+    """What leaves a host of what it asks or answers."""
+    return _pass_host(place, LEAVING, frame, Ports(leaves_by=link.name))
+
+
+def _hear(place: Place, link: Link, frame: _Frame) -> _Frame:
+    """What a host takes in of what came to it."""
+    return _pass_host(place, COMING, frame, Ports(came_by=link.name))
+
+
+def _pass_host(place: Place, hooks: Sequence[Hook], frame: _Frame, ports: Ports) -> _Frame:
+    for hook in hooks:
+        run = partial(filter_discovery, place, hook=hook, packet=frame.packet, ports=ports)
+        frame = _get_through(place, frame, run)
+    return frame
+
+
+def _get_through(where: Place, frame: _Frame, run: Callable[[Chances], Filtered]) -> _Frame:
+    """The frame after a hook, if it can get through at all."""
+    if frame.lost:
+        return frame
+    notes: dict[str, None] = dict.fromkeys(frame.notes)
+    passed: Filtered | None = None
+    words = ""
+    for chances, found in every_way(run, _MOST_WAYS):
+        notes |= dict.fromkeys(chances.notes)
+        if found.end is None:
+            passed = passed or found
+        elif (rule := found.end.rule) is not None:
+            words = f"{rule.family} {rule.table} {rule.chain}: {rule.text}"
+    if passed is None:
+        what = "question" if frame.packet.note in ("request", "nd-neighbor-solicit") else "answer"
+        return _Frame(frame.packet, f"{where.name} drops the {what}: {words}", tuple(notes))
+    if words:
+        notes[f"{where.name} may drop ARP or neighbour discovery, which is taken as heard: {words}"] = None
+    return _Frame(passed.packet, notes=tuple(notes))
 
 
 def ports_of(place: Place, bridge: Link) -> list[Link]:
