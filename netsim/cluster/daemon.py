@@ -21,7 +21,7 @@ def main() -> None:
     """Entry point of ``python -m netsim.cluster.daemon``; its orders come on standard input."""
     orders = Launch(**json.load(sys.stdin))
     state = StateDir(Path(orders.state_dir))
-    report = Report(orders.report_fd)
+    report = Report(orders.report_fd, state.remove_own)
     try:
         sandbox.unshare_sandbox()
         go_read, go_write = os.pipe()

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from typing import Any
 
 from netsim.cluster import wire
@@ -11,8 +12,10 @@ from netsim.model.errors import NetsimError
 class Report:
     """The launcher's ear: one line of JSON for each thing worth telling, until the cluster is ready."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, abandon: Callable[[], None]) -> None:
+        """``abandon``: what is to be done before the process ends where nobody listens any more."""
         self._descriptor = descriptor
+        self._abandon = abandon
 
     def _send(self, message: dict[str, Any]) -> None:
         if self._descriptor < 0:
@@ -20,6 +23,7 @@ class Report:
         try:
             os.write(self._descriptor, json.dumps(message).encode() + b"\n")
         except BrokenPipeError:
+            self._abandon()
             os._exit(1)  # the launcher was killed before the cluster was ready: nobody waits for it, or knows of it
 
     def progress(self, text: str) -> None:

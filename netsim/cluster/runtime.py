@@ -73,6 +73,7 @@ class Runtime:
         self._clock = SystemClock()
         self._stop = asyncio.Event()
         self._failure: BaseException | None = None
+        self._orphaned = False
         self._store: Store | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.namespaces = NamespaceRegistry()
@@ -84,7 +85,7 @@ class Runtime:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         if self._orders.owner_fd >= 0:
-            loop.add_reader(self._orders.owner_fd, self._stop.set)  # readable: its other end has been closed
+            loop.add_reader(self._orders.owner_fd, self._owner_gone)  # readable: its other end has been closed
         # Without one of these two the cluster would look alive, and start or answer nothing any more.
         for name, pid in (("spawner", self.spawner.pid), ("responder", self._responder.pid)):
             loop.add_reader(os.pidfd_open(pid), self._helper_ended, name)
@@ -107,7 +108,14 @@ class Runtime:
                 self._report.error(explain_os_error(self._failure, self._state.path))
             log.error("the cluster failed", exc_info=self._failure)
             os._exit(1)
+        if self._orphaned:
+            self._state.remove_own()
         os._exit(0)
+
+    def _owner_gone(self) -> None:
+        """The program whose cluster this is has ended, and does not clear up: killed, most likely."""
+        self._orphaned = True
+        self._stop.set()
 
     def _store_refused(self) -> NetsimError | None:
         return self._store.refused if self._store is not None else None

@@ -202,6 +202,11 @@ class StateDir:
             remove_empty_root(self.path.parent)
             os.close(descriptor)
 
+    def remove_own(self) -> None:
+        """Remove the directory of the cluster that this process is, which ends now: it has the lock."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        remove_empty_root(self.path.parent)
+
 
 def list_states() -> list[StateDir]:
     """Every state directory, running or dead, by name."""

@@ -228,17 +228,30 @@ steps:
 """
 
 
-def test_ctrl_c_leaves_a_report_and_no_cluster(program: Netsim, tmp_path: Path) -> None:
-    file = tmp_path / "slow.yaml"
+def count_running(program: Netsim) -> int:
+    return len([one for one in json.loads(program("list", "-o", "json").stdout) if one["state"] == "running"])
+
+
+def start_slow(program: Netsim, folder: Path) -> "subprocess.Popen[str]":
+    """Two combinations under way, each in its cluster."""
+    file = folder / "slow.yaml"
     file.write_text("name: slow\nmatrix: {mtu: [1400, 1500]}\ntopology: {nodes: 1, dns: false}\nsteps:\n- wait: 10m\n")
+    process = program.start("experiment", "run", str(file), "--out", str(folder / "report"), "--jobs", "2")
+    wait_until("both clusters run", lambda: count_running(program) == 2, timeout_s=60)
+    return process
+
+
+def test_kill_9_leaves_no_cluster(program: Netsim, tmp_path: Path) -> None:
+    process = start_slow(program, tmp_path)
+    process.kill()
+    process.communicate(timeout=60)
+    wait_until("its clusters are gone", lambda: program("list", "-o", "json").stdout.strip() == "[]", timeout_s=60)
+    assert not (tmp_path / "report" / "report.json").exists()
+
+
+def test_ctrl_c_leaves_a_report_and_no_cluster(program: Netsim, tmp_path: Path) -> None:
     out = tmp_path / "report"
-    process = program.start("experiment", "run", str(file), "--out", str(out), "--jobs", "2")
-
-    def both_run() -> bool:
-        found = json.loads(program("list", "-o", "json").stdout)
-        return len([one for one in found if one["state"] == "running"]) == 2
-
-    wait_until("both clusters run", both_run, timeout_s=60)
+    process = start_slow(program, tmp_path)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
