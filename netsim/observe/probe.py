@@ -139,6 +139,7 @@ class Probe:
         number = self._socket.connect_ex(target)
         if number == errno.EINPROGRESS:
             if not self._wait(select.POLLOUT, deadline):
+                self.close()  # sends nothing in this state, and nothing again a second after the first
                 return "timeout"
             number = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if number:
