@@ -148,14 +148,16 @@ class Flow:
         return "back" if self._answered else "there"  # both ends rewritten between two sightings
 
     def _leg_of_error(self, decoded: Decoded) -> Leg | None:
-        """An error about what went there comes back; one about the answer is no part of either leg."""
+        """An error about what went there comes back; one about the answer is no part of either leg, nor one about the
+        reset with which a client meets an answer from somebody that it did not ask.
+        """
         if decoded.quoted is not None and not decoded.quoted.fragment:
             quoted = decoded.quoted
             packet = quoted.packet
             if packet.protocol in ("tcp", "udp", "sctp"):
                 source, target = (packet.source, packet.source_port), (packet.destination, packet.destination_port)
                 probe = source in self._sources or target in self._targets
-                answer = source in self._targets and target in self._sources
+                answer = (source in self._targets and target in self._sources) or "RST" in packet.note
                 return "back" if packet.protocol == self._protocol and probe and not answer else None
             echo = _ECHO_LEGS.get(packet.note.removesuffix(FIRST_FRAGMENT))
             return "back" if self._protocol == "icmp" and echo != "back" else None

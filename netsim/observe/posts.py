@@ -27,6 +27,7 @@ _RING_BYTES = 512 * 1024
 _RETIRE_MS = 1
 # A frame is readable after twice the ring's latency, which the kernel rounds up to its tick.
 _SILENCE_S = 0.012
+_LATE_S, _MOST_LATES = 0.004, 4
 _MOST_SILENCE_S = 0.1
 # A namespace has one listener for the log of legacy iptables, so probes take turns where there is any.
 _legacy_turn = threading.Lock()
@@ -216,10 +217,16 @@ class Posts:
                     poll.register(one.fileno(), select.POLLIN)
         deadline = time.monotonic() + _MOST_SILENCE_S
         quiet = time.monotonic() + _SILENCE_S
+        lates = _MOST_LATES
         while (now := time.monotonic()) < min(quiet, deadline):
-            for fd, _events in poll.poll((min(quiet, deadline) - now) * 1000):
-                if by_fd[fd].read():
-                    quiet = time.monotonic() + _SILENCE_S
+            ready = poll.poll((min(quiet, deadline) - now) * 1000)
+            heard = [by_fd[fd].read() for fd, _events in ready]
+            late = lates > 0 and time.monotonic() - quiet > _LATE_S
+            if any(heard) or late:
+                quiet = time.monotonic() + _SILENCE_S
+            if late:  # so may be the timers that make frames readable: that was no silence
+                lates -= 1
+                deadline = max(deadline, quiet)
 
     def stop(self) -> None:
         """Nothing is marked, logged or seen any more; all that was has been read. May be repeated."""

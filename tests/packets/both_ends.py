@@ -100,9 +100,12 @@ def _note_of(one: Seen, begun: set[int]) -> str:
 
 
 def _is_error(one: Seen) -> bool:
-    """About a probe: one that a client sends about an answer that it did not expect is no part of a path."""
-    ip, quoted = one.ip, one.packet.getlayer("UDP in ICMP") or one.packet.getlayer("TCP in ICMP")
-    if ip is None or (quoted is not None and quoted.sport in _ANSWERING):
+    """About a probe: one that a client sends about an answer that it did not expect is no part of a path, nor one about
+    the reset that is such an answer's end, or about other protocols, which the ground was prepared with.
+    """
+    ip, datagram, segment = one.ip, one.packet.getlayer("UDP in ICMP"), one.packet.getlayer("TCP in ICMP")
+    quoted = datagram or segment
+    if ip is None or quoted is None or quoted.sport in _ANSWERING or (segment is not None and segment.flags.R):
         return False
     if isinstance(ip, IPv6):
         return ip.nh == 58 and bytes(ip.payload)[:1] in _ERRORS_V6
