@@ -5,7 +5,7 @@ Pure: the object that the target names is handed in.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from typing import Any, Literal
 
@@ -168,7 +168,7 @@ def _choose_port(
         if len(wanted) == 1:
             return wanted[0][1], _check_protocol(target, wanted[0][2])
         if not listed:
-            hint = f"write {target.bare}:PORT, or --protocol icmp for a ping"
+            hint = f"write {replace(target, port='PORT')}, or --protocol icmp for a ping"
         raise UsageError(f"{target.bare}: which port?", hint=hint)
     matching = [p for p in wanted if target.port in (p[0], str(p[1]))]
     # Cluster DNS has 53 twice: who says nothing means tcp.

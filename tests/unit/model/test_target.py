@@ -111,3 +111,11 @@ def test_places_and_addresses() -> None:
     assert resolve_place(parse_target("node/n"), ["172.18.0.2"], protocol="icmp").port == 0
     with pytest.raises(UsageError, match="which port"):
         resolve_place(parse_target("node/n"), ["172.18.0.2"])
+
+
+@pytest.mark.parametrize("address", ["10.96.0.1", "fd00::1"])
+def test_the_way_to_write_a_port_that_is_told_can_be_written(address: str) -> None:
+    with pytest.raises(UsageError, match="which port") as refused:
+        resolve_place(parse_target(address), [])
+    told = str(refused.value.hint).removeprefix("write ").partition(",")[0]
+    assert resolve_place(parse_target(told.replace("PORT", "80")), []) == Destination(address, 80, "tcp")
