@@ -124,3 +124,18 @@ def join_end(address: str, port: int) -> str:
 def look_at(place: str, command: str) -> str:
     """How to look for oneself. The fabric is no WHERE, but what a shell in the sandbox is in."""
     return f"echo '{command}' | netsim shell" if place == FABRIC else f"netsim exec {place} -- {command}"
+
+
+def look_at_rule(place: str, rule: RuleHit) -> str:
+    """How to look at a rule among its neighbours; nothing for what is no rule in a table, such as a full one."""
+    if rule.backend == "ipvs":
+        return look_at(place, "ipvsadm -L -n")
+    return look_at(place, _name_tool(rule)) if rule.table else ""
+
+
+def _name_tool(rule: RuleHit) -> str:
+    """What prints it: iptables has a program for each family and for the tables of its older back end."""
+    if not rule.backend.startswith("iptables"):
+        return "nft list ruleset"
+    program = "ip6tables" if rule.family == "ip6" else "iptables"
+    return f"{program}{'-legacy' if rule.backend == 'iptables-legacy' else ''}-save"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from netsim.model.errors import KernelError
 from netsim.observe import blame
 from netsim.observe.case import Case
-from netsim.observe.path import Hop, Outcome, RuleHit, Verdict, join_end, look_at
+from netsim.observe.path import Hop, Outcome, RuleHit, Verdict, join_end, look_at, look_at_rule
 
 __all__ = ["Case", "Judgement", "judge"]
 
@@ -105,15 +105,7 @@ def _judge_failure(case: Case) -> Verdict:
 
 def _by_rule(outcome: Outcome, place: str, rule: RuleHit) -> Verdict:
     where = f"{rule.family} {rule.table} {rule.chain}".rstrip()
-    return Verdict(outcome, place, f"{where}: {rule.text}", look_at(place, _name_tool(rule)))
-
-
-def _name_tool(rule: RuleHit) -> str:
-    """What prints it: iptables has a program for each family and for the tables of its older back end."""
-    if not rule.backend.startswith("iptables"):
-        return "nft list ruleset"
-    program = "ip6tables" if rule.family == "ip6" else "iptables"
-    return f"{program}{'-legacy' if rule.backend == 'iptables-legacy' else ''}-save"
+    return Verdict(outcome, place, f"{where}: {rule.text}", look_at_rule(place, rule))
 
 
 def _make_loss(case: Case, verdict: Verdict) -> Hop:

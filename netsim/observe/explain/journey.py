@@ -16,7 +16,7 @@ from netsim.observe.explain.packet import Travel, answer_to, error_about
 from netsim.observe.explain.routing import Decision, check_source, choose_source, is_local, look_up
 from netsim.observe.explain.state import Link, Place, World
 from netsim.observe.explain.vxlan import encapsulate, take_out
-from netsim.observe.path import Hop, Leg, Outcome, look_at
+from netsim.observe.path import Hop, Leg, Outcome, look_at, look_at_rule
 
 _MAX_STEPS = 2000  # crossings of interfaces, both ways: what goes round and is not routed ends here
 _NEXT_ROUTE = "ip route"
@@ -160,21 +160,22 @@ class Journey:
         where = f"{rule.family} {rule.table} {rule.chain}: " if rule is not None and rule.table else ""
         cause = f"{where}{rule.text if rule else answer.verdict}"
         self.hops.append(Hop(place.name, self.leg, "loss", packet.shown(), rules=(rule,) if rule else (), reason=cause))
+        hint = look_at_rule(place.name, rule) if rule is not None else ""
         if answer.verdict == "drop":
-            raise Lost("dropped", place.name, cause)
+            raise Lost("dropped", place.name, cause, hint=hint)
         if rule is not None and rule.family in ("bridge", "netdev"):  # nf_reject_send_*, nft_reject_{bridge,netdev}.c
             words = answer.reply.replace("-", " ")
             tcp = answer.reply == "tcp reset"
             reply = answer_to(packet, "RST,ACK") if tcp else error_about(packet, packet.destination, words)
             reply = replace(reply, source_mac=packet.destination_mac, destination_mac=packet.source_mac)
-            raise Lost("rejected", place.name, cause, reply=reply, by=by, bridged=rule.family == "bridge")
+            raise Lost("rejected", place.name, cause, hint=hint, reply=reply, by=by, bridged=rule.family == "bridge")
         stay = stay or Stay()
         if answer.reply == "tcp reset":
             reset = answer_to(packet, "RST,ACK")
-            raise Lost("rejected", place.name, cause, reply=reset, stay=Stay(stay.flow, "related", True))
+            raise Lost("rejected", place.name, cause, hint=hint, reply=reset, stay=Stay(stay.flow, "related", True))
         source = packet.destination if is_local(place, packet.destination) else ""
         error = error_about(packet, source, answer.reply.replace("-", " "))
-        raise Lost("rejected", place.name, cause, reply=error)
+        raise Lost("rejected", place.name, cause, hint=hint, reply=error)
 
     # --- sending ---
 
