@@ -4,9 +4,10 @@ kernel, in worker threads.
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from netsim.cluster.observing import find_place, map_places, name_all, resolve
+from netsim.cluster.observing import find_place, map_places, name_all, note_destination, resolve
 from netsim.cluster.service_entries import list_entries
 from netsim.cluster.site import Site
 from netsim.cluster.tracing import check_limits
@@ -15,12 +16,12 @@ from netsim.kernel.process import Spawner
 from netsim.model.errors import NetsimError, UsageError, not_found
 from netsim.model.kinds import SERVICE
 from netsim.model.objects import Object
-from netsim.model.target import Target, parse_service, parse_target
+from netsim.model.target import Destination, Target, parse_service, parse_target
 from netsim.model.where import Where, parse_where
 from netsim.observe.explain.answer import dump_explanation
-from netsim.observe.explain.predict import Explainer
+from netsim.observe.explain.predict import Explainer, Explanation
 from netsim.observe.explain.read import KernelWorld
-from netsim.observe.path import Question
+from netsim.observe.path import Question, with_notes
 from netsim.observe.rules.choose import choose_service_rules
 from netsim.observe.rules.model import Entry, NodeRules, ServiceRules
 from netsim.observe.rules.read import read_rules
@@ -65,7 +66,15 @@ def _explain(site: Site, requests: list[dict[str, Any]]) -> list[dict[str, Any]]
     every = map_places(site)
     questions = [_ask(site, every, request) for request in requests]
     explainer = Explainer(KernelWorld(every, site.spawner), name_all(site, every))
-    return [dump_explanation(explainer.explain(question)) for question in questions]
+    return [dump_explanation(_with_notes(site, explainer.explain(question))) for question in questions]
+
+
+def _with_notes(site: Site, found: Explanation) -> Explanation:
+    """Each way has them too, which is what is shown as text."""
+    asked = found.question
+    notes = note_destination(site, Destination(asked.address, asked.port, asked.protocol))
+    ways = tuple(replace(way, path=with_notes(way.path, notes)) for way in found.ways)
+    return replace(found, ways=ways, notes=(*notes, *found.notes))
 
 
 def _ask(site: Site, every: Mapping[str, Netns], request: dict[str, Any]) -> Question:

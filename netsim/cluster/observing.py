@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from netsim.cluster.service_notes import note_services
 from netsim.cluster.site import Site
 from netsim.kernel.netns import Netns
 from netsim.kernel.rtnl import Rtnl
@@ -13,8 +14,6 @@ from netsim.model.target import Destination, Protocol, Target, choose_address, r
 from netsim.model.where import Where
 from netsim.observe.names import name_addresses
 from netsim.observe.path import FABRIC
-
-LABEL_SERVICE = "kubernetes.io/service-name"  # of an EndpointSlice
 
 
 def map_places(site: Site) -> dict[str, Netns]:
@@ -67,31 +66,12 @@ def resolve(site: Site, target: Target, protocol: Protocol | None, family: int |
     return resolve_place(target, addresses, pod, protocol=protocol, family=family)
 
 
-def note_service(site: Site, destination: Destination) -> list[str]:
-    """A note where a Service has the address that is asked and can't serve it: not on this port, or by nobody."""
-    for service in site.informers.of(SERVICE).items():
-        if destination.address not in service["spec"].get("clusterIPs", ()) or destination.protocol == "icmp":
-            continue
-        name = f"svc/{namespace_of(service)}/{name_of(service)}"
-        ports = [(port["port"], port.get("protocol", "TCP").lower()) for port in service["spec"].get("ports", ())]
-        if (destination.port, destination.protocol) not in ports:
-            has = ", ".join(f"{port}/{protocol}" for port, protocol in ports)
-            return [f"{name} has no port {destination.port}/{destination.protocol}, but {has}"]
-        ready = [(endpoint.get("conditions") or {}).get("ready") is not False for endpoint in _endpoints(site, service)]
-        if not any(ready):
-            has = f"{len(ready)} endpoints, of which none is ready" if ready else "no endpoints"
-            return [f"{name} has {has}: netsim describe svc {name_of(service)} -n {namespace_of(service)}"]
-    return []
-
-
-def _endpoints(site: Site, service: Object) -> list[Object]:
-    return [
-        endpoint
-        for piece in site.informers.of(ENDPOINT_SLICE).items()
-        if namespace_of(piece) == namespace_of(service)
-        and (piece["metadata"].get("labels") or {}).get(LABEL_SERVICE) == name_of(service)
-        for endpoint in piece.get("endpoints") or ()
-    ]
+def note_destination(site: Site, destination: Destination) -> list[str]:
+    """A note where a Service has the address that is asked and can't serve it, which the kernel does not tell."""
+    informers = site.informers
+    statuses = [node.get("status") or {} for node in informers.of(NODE).items()]
+    of_nodes = {entry["address"] for status in statuses for entry in status.get("addresses") or ()}
+    return note_services(destination, informers.of(SERVICE).items(), informers.of(ENDPOINT_SLICE).items(), of_nodes)
 
 
 def _find_pod(site: Site, where: Where) -> Object | None:

@@ -4,10 +4,9 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
-from netsim.cluster.observing import find_place, map_places, name_all, note_service, resolve
+from netsim.cluster.observing import find_place, map_places, name_all, note_destination, resolve
 from netsim.cluster.site import Site
 from netsim.kernel.netns import Netns
 from netsim.model.errors import NetsimError, UsageError
@@ -16,7 +15,7 @@ from netsim.model.target import PROTOCOLS, Destination, Protocol, parse_target
 from netsim.model.where import Where, parse_where
 from netsim.observe.assemble import assemble
 from netsim.observe.collect import collect
-from netsim.observe.path import Path, Question
+from netsim.observe.path import Question, with_notes
 from netsim.observe.pathjson import render_path
 from netsim.observe.reader import KernelReader
 
@@ -63,7 +62,7 @@ def _trace(site: Site, request: dict[str, Any], heed: Callable[[], None]) -> dic
     spawner = site.spawner
     evidence = collect(question, chosen, source, timeout_s=timeout_s, spawner=spawner, heed=heed)
     path = assemble(evidence, KernelReader(chosen), name_all(site, chosen))
-    return render_path(_with_notes(path, [*note_service(site, destination), *notes]))
+    return render_path(with_notes(path, [*note_destination(site, destination), *notes]))
 
 
 def check_limits(timeout_s: float, size: int = 0) -> None:
@@ -111,7 +110,3 @@ def _check_protocol(word: str | None) -> Protocol | None:
     if word is not None and found is None:
         raise UsageError(f'"{word}" is no protocol of a probe', hint=f"one of {', '.join(PROTOCOLS)}")
     return found
-
-
-def _with_notes(path: Path, notes: list[str]) -> Path:
-    return replace(path, notes=(*notes, *path.notes)) if notes else path

@@ -4,8 +4,8 @@ A path is one flat, ordered list of hops, there and back. A place is "pod/NAMESP
 "fabric", as on the command line (`netsim.model.where`).
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 FABRIC = "fabric"  # the node network's own namespace, which is no WHERE of the command line
@@ -112,6 +112,11 @@ class Path:
     )  # address, or "address:port" of a Service -> "svc/default/web", ...
     notes: tuple[str, ...] = ()  # what could not be seen, and why: "drop reasons: tracefs is not readable"
     elapsed_ms: float | None = None
+
+
+def with_notes(path: Path, notes: Iterable[str]) -> Path:
+    """The path, with ``notes`` before its own."""
+    return replace(path, notes=(*notes, *path.notes))
 
 
 def join_end(address: str, port: int) -> str:

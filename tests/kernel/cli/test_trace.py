@@ -101,11 +101,15 @@ def test_what_is_not_delivered_has_status_1_and_a_whole_answer(deployed: Netsim)
     assert done.stderr == ""
 
 
-def test_a_service_without_endpoints_is_said_to_have_none(deployed: Netsim) -> None:
-    path = json.loads(deployed("trace", "pod/client", "svc/kubernetes", "-o", "json", status=1).stdout)
-    assert path["verdict"]["outcome"] == "rejected"
-    assert path["notes"] == ["svc/default/kubernetes has no endpoints: netsim describe svc kubernetes -n default"]
-    assert deployed.json("trace", "pod/client", "svc/web")["notes"] == []
+@pytest.mark.parametrize("command", ["trace", "explain"])
+def test_a_service_without_endpoints_is_said_to_have_none(deployed: Netsim, command: str) -> None:
+    said = deployed(command, "pod/client", "svc/kubernetes", status=1).stdout
+    assert "rejected by node/" in said
+    assert "\nnext: netsim exec node/" in said
+    assert "\nnote: svc/default/kubernetes has no endpoints: the API server is not in the cluster's network" in said
+    found = json.loads(deployed(command, "pod/client", "svc/web:81", "-o", "json", status=1).stdout)
+    assert found["notes"] == ["svc/default/web has no port 81/tcp, but 80/tcp"]
+    assert deployed.json(command, "pod/client", "svc/web")["notes"] == []
 
 
 @pytest.mark.parametrize(
