@@ -15,6 +15,7 @@ import pytest
 
 from netsim.cluster.handle import Cluster, attach
 from netsim.model.errors import NetsimError, UsageError
+from netsim.testing.waiting import wait_until
 from tests.kernel.cli.conftest import TIMEOUT_S, Netsim
 
 pytestmark = pytest.mark.needs("root", "packet")
@@ -178,6 +179,22 @@ def test_a_capture_ends_with_its_cluster(netsim: Netsim, tmp_path: Path) -> None
         _, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0
     assert "the cluster has ended" in err
+
+
+def count_packet_sockets(program: Netsim, where: str) -> int:
+    return len(program("exec", where, "--", "cat", "/proc/net/packet").stdout.splitlines()) - 1  # its header
+
+
+def test_after_kill_9_what_was_written_is_read_and_nothing_is_left(deployed: Netsim, tmp_path: Path) -> None:
+    path = tmp_path / "way.pcapng"
+    with capturing(deployed, "pod/client", "fabric", "-w", str(path), "tcp port 80") as process:
+        assert count_packet_sockets(deployed, "pod/client") > 0
+        ask_web(deployed)
+        wait_until("it is written", lambda: path.stat().st_size > 2000)
+        process.kill()
+        process.communicate(timeout=TIMEOUT_S)
+    assert read_with_scapy(path)[0]["TCP"].flags == "S"
+    wait_until("its sockets are gone", lambda: count_packet_sockets(deployed, "pod/client") == 0)
 
 
 @pytest.mark.parametrize(

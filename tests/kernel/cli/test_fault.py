@@ -1,11 +1,14 @@
 """``netsim fault``: what it says, in words and JSON, and what is wrong usage."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.kernel.cli.conftest import Netsim
+from netsim.testing.waiting import wait_until
+from tests.kernel.cli.conftest import TIMEOUT_S, Netsim
 
 pytestmark = pytest.mark.needs("root", "tbf")
 
@@ -54,6 +57,32 @@ def test_up_and_start_undo_what_down_and_stop_did(netsim: Netsim) -> None:
 def test_a_partition_takes_sets(netsim: Netsim) -> None:
     said = fault(netsim, "partition", "node/node-1,host/external", "node/node-2", "--one-way")
     assert said.endswith("partition node/node-1,host/external -> node/node-2\n")
+
+
+BREAKER = """
+import time, netsim
+with netsim.attach("cli").fault("rate", "node/node-1", rate="10mbit", for_="2s"):
+    print("made", flush=True)
+    time.sleep(600)
+"""
+
+
+def read_queues(netsim: Netsim) -> str:
+    return netsim("shell", "--cluster", "cli", input="tc qdisc show; ip netns exec node-1 tc qdisc show\n").stdout
+
+
+def test_a_fault_of_a_program_that_was_killed_ends_when_its_time_is_up(netsim: Netsim) -> None:
+    before = read_queues(netsim)
+    with subprocess.Popen(
+        [sys.executable, "-c", BREAKER], stdout=subprocess.PIPE, text=True, env=netsim.environment
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "made\n"
+        process.kill()
+        process.communicate(timeout=TIMEOUT_S)
+    wait_until("it has ended", lambda: netsim.json("fault", "list", "--cluster", "cli")["faults"] == [])
+    assert netsim.json("fault", "list", "--cluster", "cli")["ended"][-1]["why"] == "time is up"
+    assert read_queues(netsim) == before
 
 
 @pytest.mark.parametrize(
