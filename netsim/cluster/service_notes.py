@@ -3,7 +3,7 @@
 The kernel only knows that a rule refuses the packet; in nftables mode that rule does not even name the Service.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 from netsim.cluster.service_entries import list_entries
 from netsim.model.objects import Object, name_of, namespace_of
@@ -14,7 +14,7 @@ _API_SERVER = ("default", "kubernetes")
 
 
 def note_services(
-    destination: Destination, services: Iterable[Object], slices: Sequence[Object], node_addresses: Collection[str]
+    destination: Destination, services: Iterable[Object], slices: Collection[Object], node_addresses: Collection[str]
 ) -> list[str]:
     """A note where a Service has the address that is asked and can't serve it: not on this port, or by nobody."""
     if destination.protocol == "icmp":
@@ -37,7 +37,7 @@ def note_services(
     return []
 
 
-def _note_endpoints(service: Object, slices: Sequence[Object]) -> list[str]:
+def _note_endpoints(service: Object, slices: Collection[Object]) -> list[str]:
     endpoints = [
         endpoint
         for piece in slices

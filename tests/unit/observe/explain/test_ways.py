@@ -126,7 +126,9 @@ def test_what_is_broken_is_named(name: str) -> None:
 )
 def test_where_a_rule_stands_is_told_as_trace_tells_it(name: str, command: str) -> None:
     world, address, port, source, *_ = BROKEN[name]
-    assert the_path(world, address, port, source).verdict.next == (f"netsim exec {NODE} -- {command}" if command else "")
+    assert the_path(world, address, port, source).verdict.next == (
+        f"netsim exec {NODE} -- {command}" if command else ""
+    )
 
 
 def test_a_reverse_path_filter_names_the_way_back() -> None:
