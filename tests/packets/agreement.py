@@ -63,7 +63,7 @@ def _check_wave(
         differing = (seen - said) + (said - seen)
         ports = {port for one in differing for port in (one.source_port, one.destination_port) if port >= EPHEMERAL}
         concerned = [path for path in paths if ports & {hop.packet.source_port for hop in path.hops}]
-        shown = "\n".join(map(render_text, concerned[:3]))
+        shown = "\n".join([*watched.errors, *map(render_text, concerned[:3])])
         wrong.append(f"scapy alone saw {list(seen - said)}, trace alone {list(said - seen)}\n{shown}")
     for cell, path, predicted in zip(wave, paths, ground.cluster.explain_all(asked), strict=True):
         found, expected = _result_of(ground, path, cell), ground.expected(cell)

@@ -34,6 +34,7 @@ class Ends:
 
     def __init__(self, sniffers: Sequence[Sniffer]) -> None:
         self._sniffers = sniffers
+        self.errors: list[str] = []  # at length, for people: of a crossing that is one little is left
 
     def sighted(self) -> Counter[Crossing]:
         """As scapy reads them: datagrams, errors about probes, and of each handshake the SYN and what answered it.
@@ -54,6 +55,10 @@ class Ends:
                     segments.add((_crossing(one, note), int(one.transport.seq)))
             elif _is_error(one):
                 found[_crossing(one, "error")] += 1
+                quoted = one.packet.getlayer("UDP in ICMP") or one.packet.getlayer("TCP in ICMP")
+                self.errors.append(
+                    f"{one.where} {one.direction}: {one.packet.summary()} {quoted.sport} > {quoted.dport}"
+                )
         return found + Counter(crossing for crossing, _ in segments)
 
 
