@@ -139,12 +139,19 @@ class Probe:
         number = self._socket.connect_ex(target)
         if number == errno.EINPROGRESS:
             if not self._wait(select.POLLOUT, deadline):
-                self.close()  # sends nothing in this state, and nothing again a second after the first
+                self._give_up()
                 return "timeout"
             number = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if number:
+            self._give_up()
             raise OSError(number, os.strerror(number))
         return "connected"
+
+    def _give_up(self) -> None:
+        """A connection that has not come about: closing sends nothing, and nothing is sent again a second later, also
+        where an ICMP error was for the kernel no reason to end it (tcp_v4_err, sk_err_soft).
+        """
+        self.close()
 
     def _wait(self, event: int, deadline: float) -> bool:
         poll = select.poll()
