@@ -175,7 +175,9 @@ def read_slice(item: Object, family: int) -> dict[PortKey, tuple[Endpoint, ...]]
     found: dict[PortKey, tuple[Endpoint, ...]] = {}
     for port in item.get("ports") or ():
         number = port.get("port")
-        if number is not None:
+        # None means all ports, which rules can't say. Upstream's API server lets any number pass
+        # (ValidateEndpointSlice), and a single one that is no port would have the kernel refuse all rules.
+        if number is not None and 0 < number < 65536:
             key = (port.get("name") or "", port.get("protocol") or "TCP")
             endpoints = tuple([Endpoint(address, number, *rest) for address, rest in made])
             found[key] = found[key] + endpoints if key in found else endpoints

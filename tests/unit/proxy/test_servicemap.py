@@ -135,6 +135,7 @@ def test_only_the_first_address_of_an_endpoint_counts() -> None:
         {"addressType": "FQDN"},
         {"labels": {"service.kubernetes.io/headless": ""}},
         {"ports": [{"name": "http", "protocol": "TCP"}]},  # no number: all ports, which a proxy cannot say
+        *({"ports": [{"name": "http", "protocol": "TCP", "port": number}]} for number in (0, -1, 65536)),
     ],
 )
 def test_slices_without_meaning_here(fields: dict[str, Any]) -> None:
