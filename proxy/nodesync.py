@@ -91,6 +91,7 @@ class NodeSync:
         self._dialect = dialect
         self._target = target
         self._follower = target if isinstance(target, AddressFollower) else None
+        self._follows = False
         self._cleaner = cleaner
         self._view = view
         self._clock = clock
@@ -153,8 +154,9 @@ class NodeSync:
         """Remove what this mode wrote on the node; to be called when ``run`` has ended. Raises NetsimError."""
         family = self.view.family
         async with self._gate:
-            existing = await self._target.read(family)
-            await self._target.apply(self._dialect.plan_cleanup(family, existing))
+            with _kernels_words(self.view.node.name):
+                existing = await self._target.read(family)
+                await self._target.apply(self._dialect.plan_cleanup(family, existing))
 
     def close(self) -> None:
         """Let go of what the target holds open; to be called when ``run`` has ended."""
@@ -166,15 +168,37 @@ class NodeSync:
         if self._stopped:
             return True
         has = self.state is not None and self.generation >= generation and self.view == self._view()
-        return has and not self._has_moved()
+        return has and not self._may_have_moved()
 
     def _has_moved(self) -> bool:
-        """Whether the node got or lost addresses that its rules depend on."""
-        return self.state is not None and self._follower is not None and self._follower.has_moved(self.view)
+        """Whether the node got or lost addresses that its rules depend on. Raises NetsimError."""
+        if self.state is None or self._follower is None:
+            return False
+        with _kernels_words(self.view.node.name):
+            return self._follower.has_moved(self.view)
+
+    def _may_have_moved(self) -> bool:
+        """The same; also where that can't be seen now: the sync that follows says why."""
+        try:
+            return self._has_moved()
+        except NetsimError:
+            return True
 
     def _addresses_changed(self) -> None:
-        if self._has_moved():
+        if self._may_have_moved():
             self.wake()
+
+    def _follow(self) -> None:
+        """Hear of the node's addresses; where that can't be now, each check tries again."""
+        if self._follower is None or self._follows:
+            return
+        try:
+            with _kernels_words(self.view.node.name):
+                self._follower.follow(self.view.family, self._addresses_changed)
+        except NetsimError as error:
+            log.warning("%s: changes of the node's addresses are not heard: %s", self.view.node.name, error)
+        else:
+            self._follows = True
 
     async def reach(self, generation: int) -> None:
         """Return when `is_current`, without regard to the least time between syncs.
@@ -194,12 +218,11 @@ class NodeSync:
 
     async def run(self) -> None:
         """Sync whenever there is something to do, until cancelled or stopped."""
-        if self._follower is not None:
-            self._follower.follow(self.view.family, self._addresses_changed)
+        self._follow()
         try:
             await self._run()
         finally:
-            if self._follower is not None:
+            if self._follower is not None and self._follows:
                 self._follower.unfollow(self.view.family)
 
     async def _run(self) -> None:
@@ -226,6 +249,7 @@ class NodeSync:
 
     async def _check(self) -> None:
         """Find out whether someone flushed our rules, or whether it is time for a full sync, and see to it."""
+        self._follow()
         due = self._clock.monotonic_s() - self._full_at_s >= self._config.full_sync_period_s
         if self.state is None or due or not await self._is_intact():
             self.state = None
@@ -260,12 +284,12 @@ class NodeSync:
         view = self._view()
         if view != self.view:
             self.view, self.state = view, None
-        if self._has_moved():
-            log.info("%s: the node's addresses changed; NodePorts follow them", self.view.node.name)
-            self.state = None
         full = self.state is None
         first = self.generation < 0
         try:
+            if self._has_moved():
+                log.info("%s: the node's addresses changed; NodePorts follow them", self.view.node.name)
+                self.state, full = None, True
             with _kernels_words(self.view.node.name):
                 plan = await self._write(snapshot, pending)
         except NetsimError as error:

@@ -137,10 +137,11 @@ class IpvsTarget:
 
     def follow(self, family: int, changed: Callable[[], None]) -> None:
         """See `proxy.dialect.AddressFollower`. Raises KernelError."""
-        self._followers[family] = changed
         if self._events is None:
             self._events = AddressEvents(self._netns)
+            self._unsure.update(_FAMILIES)  # nobody heard what was before
             asyncio.get_running_loop().add_reader(self._events, self._hear)
+        self._followers[family] = changed
 
     def unfollow(self, family: int) -> None:
         """See `proxy.dialect.AddressFollower`."""
