@@ -3,6 +3,7 @@
 Source: kubernetes pkg/proxy/apis/config/v1alpha1/defaults.go, pkg/proxy/util/localdetector.go, nodeport_addresses.go.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -26,6 +27,7 @@ NODE_PORT_KEYWORDS: dict[str, tuple[str, ...]] = {
     "localhost": ("127.0.0.0/8", "::1/128"),
     "all": ("0.0.0.0/0", "::/0"),
 }
+_INTERFACE_NAME = re.compile(r"[^\s/:]{1,15}").fullmatch  # dev_valid_name, net/core/dev.c
 IPVS_TIMEOUT_MAX_S = 0x7FFFFFFF // 1000  # INT_MAX jiffies with the fastest clock (ip_vs_set_timeout, ip_vs_ctl.c)
 SYNC_PERIOD_S = 30.0  # upstream's syncPeriod
 FULL_SYNC_PERIOD_S = 3600.0  # pkg/proxy/util.FullSyncPeriod
@@ -115,10 +117,7 @@ def check_proxy_config(config: ProxyConfig) -> ProxyConfig:
     """``config``, or InputError in upstream's words (pkg/proxy/apis/config/validation/validation.go)."""
     if config.mode not in PROXY_MODES:
         raise InputError(f'mode: "{config.mode}" is no proxy mode', hint=f"use one of: {', '.join(PROXY_MODES)}")
-    if config.detect_local_mode not in DETECT_LOCAL_MODES:
-        raise InputError(
-            f'detectLocalMode: "{config.detect_local_mode}" is none', hint=f"one of {', '.join(DETECT_LOCAL_MODES)}"
-        )
+    _check_detector(config)
     if config.ipvs_scheduler not in IPVS_SCHEDULERS:
         raise InputError(
             f'ipvs.scheduler: "{config.ipvs_scheduler}" is none', hint=f"one of {', '.join(IPVS_SCHEDULERS)}"
@@ -144,6 +143,21 @@ def check_proxy_config(config: ProxyConfig) -> ProxyConfig:
     if config.min_sync_period_s < 0 or config.sync_period_s <= 0:
         raise InputError("syncPeriod must be greater than 0, minSyncPeriod not less than 0")
     return config
+
+
+def _check_detector(config: ProxyConfig) -> None:
+    mode = config.detect_local_mode
+    if mode not in DETECT_LOCAL_MODES:
+        raise InputError(f'detectLocalMode: "{mode}" is none', hint=f"one of {', '.join(DETECT_LOCAL_MODES)}")
+    interface = {
+        "BridgeInterface": ("bridgeInterface", config.bridge_interface),
+        "InterfaceNamePrefix": ("interfaceNamePrefix", config.interface_name_prefix),
+    }.get(mode)
+    if interface is not None and not _INTERFACE_NAME(interface[1]):
+        # Nobody would be a pod: what comes to ClusterIPs from outside would not be masqueraded, without a word.
+        raise InputError(
+            f'detectLocal.{interface[0]}: "{interface[1]}" is no name of an interface', hint="such as cni0"
+        )
 
 
 def _check_conntrack(conntrack: ConntrackConfig) -> None:

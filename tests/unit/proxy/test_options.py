@@ -71,6 +71,11 @@ def test_flags() -> None:
         ([*NEEDED, "--nodeport-addresses", "x"], "no CIDR"),
         ([*NEEDED, "--bind-address", "x"], "no address"),
         ([*NEEDED, "--detect-local-mode", "Magic"], "detectLocalMode"),
+        ([*NEEDED, "--detect-local-mode", "BridgeInterface"], "bridgeInterface: .* no name of an interface"),
+        (
+            [*NEEDED, "--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=a/b"],
+            "interfaceNamePrefix",
+        ),
         ([*NEEDED, "--iptables-masquerade-bit", "32"], "masqueradeBit"),
         ([*NEEDED, "--iptables-sync-period", "0"], "syncPeriod"),
     ],
