@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from netsim.model.errors import InputError, UsageError
+from netsim.model.manifests import parse_documents
 from proxy.addresses import choose_cidrs, family_of, parse_cidr, parse_ip
 from proxy.config import ConntrackConfig, IpvsTimeouts, ProxyConfig, check_proxy_config
 from proxy.durations import parse_duration, render_duration
@@ -140,11 +141,13 @@ def read_file(path: str | Path) -> Document:
 
 
 def parse_document(text: str, where: str = "") -> Document:
-    """The same of its text, YAML or JSON. An unknown field, a wrong type, another kind: InputError."""
-    try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"no valid YAML: {error}", where=where) from error
+    """The same of its text, YAML or JSON. An unknown field, one that is there twice, a wrong type, another kind:
+    InputError.
+    """
+    documents = parse_documents(text, where)
+    if len(documents) > 1:
+        raise InputError("the configuration is one document, and here begins another", where=documents[1].position_of())
+    found = documents[0].value if documents else None
     if not isinstance(found, dict):
         raise InputError(f"no configuration: a {KIND} expected", where=where)
     for field, wanted in (("apiVersion", API_VERSION), ("kind", KIND)):

@@ -157,13 +157,15 @@ def test_the_connection_table_grows_with_the_processors() -> None:
         (HEAD.replace("v1alpha1", "v1"), "apiVersion"),
         (HEAD.replace("KubeProxy", "Kubelet"), "kind"),
         ("[]", "no configuration"),
-        ("a: [", "no valid YAML"),
+        ("a: [", "broken YAML"),
+        (HEAD + "mode: nftables\niptables: {}\nmode: iptables", 'the key "mode" is there twice'),
+        (HEAD + "---\n" + HEAD, "one document"),
     ],
 )
 def test_a_wrong_file_says_where_it_is_wrong(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         parse_document(text, "proxy.yaml")
-    assert str(caught.value).startswith("proxy.yaml: ")
+    assert str(caught.value).startswith("proxy.yaml:")
 
 
 @pytest.mark.parametrize(
