@@ -174,7 +174,7 @@ async def _take_over(component: ProxyComponent, options: Options, spawner: Spawn
         if name != component.mode:
             try:
                 await mode.clean_up(netns, spawner)
-            except NetsimError as error:
+            except (NetsimError, OSError) as error:  # the proxy's own rules are good, and others' are no reason to end
                 log.warning("removing what mode %s left: %s", name, error)
 
 
