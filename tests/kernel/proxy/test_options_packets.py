@@ -110,6 +110,34 @@ def test_affinity_ends_also_when_its_time_was_made_shorter(spawner: Spawner, mod
 
 
 @both_modes
+def test_a_client_leaves_an_endpoint_that_terminates_unless_all_do(spawner: Spawner, mode: str) -> None:
+    def answers(node: RealNode, **states: str) -> set[str]:
+        node.put(make_slice([make_endpoint(ip, state=states.get(name[-1], "ready")) for name, ip in PODS.items()]))
+        return {ask(node.external, IP, 80).split()[0] for _ in range(8)}
+
+    with node_with(spawner, mode) as node:
+        node.put(sticky(60))
+        (first,) = answers(node)
+        (second,) = answers(node, **{first[-1]: "terminating"})
+        assert second != first
+        # Nobody is ready: those that still serve do, to a client as it had them.
+        (third,) = answers(node, **dict.fromkeys("123", "terminating"))
+        assert third == second
+        (fourth,) = answers(node, **dict.fromkeys("123", "gone") | {first[-1]: "terminating"})
+        assert fourth == first
+
+
+@both_modes
+def test_policy_local_asks_no_client_back_to_another_node(spawner: Spawner, mode: str) -> None:
+    with node_with(spawner, mode) as node:
+        node.put(sticky(60, **NODE_PORT, **LOCAL), make_slice([make_endpoint(PODS["pod-1"], "node-2")]))
+        assert ask(node.external, IP, 80).split()[0] == "pod-1"
+        node.put(make_slice([make_endpoint(PODS["pod-1"], "node-2"), make_endpoint(PODS["pod-2"])]))
+        assert {ask(node.external, NODE_IP, 30080) for _ in range(8)} == {f"pod-2 {EXTERNAL_IP}"}
+        assert len({ask(node.external, IP, 80).split()[0] for _ in range(8)}) == 1  # and by this way it is still one
+
+
+@both_modes
 def test_masquerade_all(spawner: Spawner, mode: str) -> None:
     with node_with(spawner, mode, masquerade_all=True) as node:
         node.put(make_service(ip=IP), HERE)
