@@ -18,7 +18,7 @@ from netsim.kernel.netns import Netns
 from netsim.kernel.process import Spawner
 from netsim.model.clock import Clock, SystemClock
 from netsim.model.errors import ApiError, FeatureMissing, InputError, NetsimError, UsageError
-from netsim.model.kinds import NODE
+from netsim.model.kinds import ENDPOINT_SLICE, NODE, SERVICE
 from netsim.model.objects import Object
 from proxy.addresses import family_of, parse_ip
 from proxy.component import NodeProxy, ProxyComponent
@@ -29,6 +29,7 @@ from proxy.modes import MODES
 from proxy.options import Options, parse_options
 from proxy.ratelimit import limit
 from proxy.servicecidrs import follow_service_cidrs
+from proxy.servicemap import NOT_IGNORED
 
 log = logging.getLogger("netsim-proxy")
 
@@ -94,8 +95,14 @@ async def _run(options: Options, spawner: Spawner) -> None:
     transport = limit(HttpTransport(choose_access(options)), *options.request_rate, clock)
     _set_oom_score(options.oom_score_adj)
     api = Api(transport)
-    # Nodes say much and often: a proxy that heard them all would cost the API server the square of their number.
-    informers = InformerSet(api, clock, fields={NODE: f"metadata.name={options.node_name}"})
+    # Nodes say much and often: a proxy that heard them all would cost the API server the square of their number. What
+    # is not for a kube-proxy (headless Services have slices, too) is not sent to all nodes either.
+    informers = InformerSet(
+        api,
+        clock,
+        fields={NODE: f"metadata.name={options.node_name}"},
+        labels={SERVICE: NOT_IGNORED, ENDPOINT_SLICE: NOT_IGNORED},
+    )
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

@@ -16,6 +16,7 @@ from proxy.addresses import choose_cidrs, choose_ips, join_port
 
 LABEL_PROXY_NAME = "service.kubernetes.io/service-proxy-name"
 LABEL_HEADLESS = "service.kubernetes.io/headless"
+NOT_IGNORED = f"!{LABEL_PROXY_NAME},!{LABEL_HEADLESS}"  # the label selector that is the opposite of `is_ignored`
 LABEL_SERVICE = "kubernetes.io/service-name"  # on a slice: the Service it belongs to
 DEFAULT_AFFINITY_TIMEOUT_S = 10800  # API default of clientIP.timeoutSeconds
 _ADDRESS_TYPES = {4: "IPv4", 6: "IPv6"}

@@ -14,10 +14,18 @@ class InformerSet:
 
     name = "informers"
 
-    def __init__(self, api: Api, clock: Clock | None = None, *, fields: Mapping[Kind, str] | None = None) -> None:
-        """``fields``: field selectors, for kinds of which not all objects are wanted."""
+    def __init__(
+        self,
+        api: Api,
+        clock: Clock | None = None,
+        *,
+        fields: Mapping[Kind, str] | None = None,
+        labels: Mapping[Kind, str] | None = None,
+    ) -> None:
+        """``fields``, ``labels``: selectors, for kinds of which not all objects are wanted."""
         self._api = api
         self._fields = fields or {}
+        self._labels = labels or {}
         self._clock = clock or SystemClock()
         self._informers: dict[Kind, Informer] = {}
         self._changed = asyncio.Event()
@@ -26,9 +34,8 @@ class InformerSet:
         """The shared informer of a kind. May be called before and while ``run`` runs."""
         found = self._informers.get(kind)
         if found is None:
-            found = self._informers[kind] = Informer(
-                self._api, kind, fields=self._fields.get(kind, ""), clock=self._clock
-            )
+            fields, labels = self._fields.get(kind, ""), self._labels.get(kind, "")
+            found = self._informers[kind] = Informer(self._api, kind, fields=fields, labels=labels, clock=self._clock)
             self._changed.set()
         return found
 

@@ -109,6 +109,10 @@ def test_the_program_follows_the_api_survives_its_absence_and_leaves_its_rules(
                 item = make_slice([make_endpoint("10.244.1.3")])
                 await api.patch(ENDPOINT_SLICE, item["metadata"]["name"], {"endpoints": item["endpoints"]}, "ns")
                 await until("the change", has("--to-destination 10.244.1.3:8080"))
+                for proxy, seen in (("another", False), (None, True)):  # with the label the server tells of it no more
+                    labels = {"service.kubernetes.io/service-proxy-name": proxy}
+                    await api.patch(SERVICE, "web", {"metadata": {"labels": labels}}, "ns")
+                    await until(f"a Service of proxy {proxy}", lambda seen=seen: has("10.96.0.77")() is seen)
             await create(api, make_service("late", "10.96.0.78"))  # while nobody listens
             async with listening(server, tmp_path):
                 await until("the change after the server's return", has("10.96.0.78"))

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 from aiohttp import web
@@ -132,8 +133,10 @@ def test_both_families_of_a_node_are_served_without_a_cidr_of_each(
         ns.close()
 
 
-def test_of_nodes_it_asks_for_its_own_alone(ns: Netns, spawner: Spawner, tmp_path: Path) -> None:
-    """Else each of a thousand proxies would hear what each of a thousand Nodes says."""
+def test_it_asks_for_its_own_node_and_for_what_is_for_a_proxy_alone(
+    ns: Netns, spawner: Spawner, tmp_path: Path
+) -> None:
+    """Else each of a thousand proxies would hear what each of a thousand Nodes says, and of every headless Service."""
     asked: list[str] = []
     node = {"metadata": {"name": "node-1"}, "status": {"addresses": [{"type": "InternalIP", "address": "172.18.0.2"}]}}
 
@@ -152,14 +155,20 @@ def test_of_nodes_it_asks_for_its_own_alone(ns: Netns, spawner: Spawner, tmp_pat
         (tmp_path / "api.sock").unlink()
         listener = await asyncio.get_running_loop().create_unix_server(fake, str(tmp_path / "api.sock"))
 
-        def nodes() -> list[str]:
-            return [url for url in asked if url.startswith("/api/v1/nodes?")]
+        def lists(resource: str) -> list[str]:
+            return [unquote(url) for url in asked if url.partition("?")[0].endswith(f"/{resource}")]
 
-        await run_in_mode(ns, spawner, tmp_path, "iptables", lambda: len(nodes()) >= 2)
+        of = {
+            "nodes": "fieldSelector=metadata.name=node-1",
+            "services": "labelSelector=!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless",
+        }
+        of["endpointslices"] = of["services"]
+        await run_in_mode(ns, spawner, tmp_path, "iptables", lambda: all(len(lists(what)) >= 2 for what in of))
         listener.close()
         await fake.shutdown(1)
-        assert all("fieldSelector=metadata.name%3Dnode-1" in url for url in nodes())
-        assert any("watch=true" in url for url in nodes())
+        for what, selector in of.items():
+            assert all(selector in url for url in lists(what)), lists(what)
+            assert any("watch=true" in url for url in lists(what))
 
     asyncio.run(run())
 
