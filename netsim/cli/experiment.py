@@ -82,7 +82,7 @@ def run(file: str, out: str | None, only: Sequence[str], jobs: int | None, only_
 @click.command("list", cls=NetsimCommand, cluster_option=False, examples="netsim experiment list")
 @output_option("text", "json")
 def list_command(output: str | None) -> None:
-    """The experiments that come with netsim."""
+    """The experiments that come with netsim; with -o json also where their files are."""
     from netsim.experiment.files import list_shipped, read_experiment
 
     found = [(path, read_experiment(path)) for path in list_shipped()]
@@ -95,8 +95,7 @@ def list_command(output: str | None) -> None:
         )
         return
     print_table(
-        ("NAME", "COMBINATIONS", "TITLE", "FILE"),
-        [(one.name, str(len(one.combinations)), one.title, str(path)) for path, one in found],
+        ("NAME", "COMBINATIONS", "TITLE"), [(one.name, str(len(one.combinations)), one.title) for _, one in found]
     )
 
 

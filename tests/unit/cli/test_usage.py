@@ -287,3 +287,9 @@ def test_debugging_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, capsys: 
 )
 def test_interruptions_have_their_own_status(error: BaseException, status: int) -> None:
     assert errors.report(error) == status
+
+
+def test_the_shipped_experiments_are_listed_as_the_docs_show(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["experiment", "list"]) == 0
+    docs = (Path(__file__).parents[3] / "docs/experiments.md").read_text(encoding="utf-8")
+    assert f"$ netsim experiment list\n{capsys.readouterr().out}$ netsim experiment run" in docs
