@@ -174,8 +174,9 @@ def _report(totals: "Totals", file: str | None, output: str | None) -> None:
     else:
         _tell(_summary(totals, seconds))
     if totals.failure:
-        hint = f"what is there is valid: {totals.packets} packets" if file not in (None, "-") else ""
-        raise NetsimError(f"cannot write: {totals.failure}", where=file or "standard output", hint=hint)
+        named = file if file != "-" else None
+        hint = f"what is there is valid: {totals.packets} packets" if named else ""
+        raise NetsimError(f"cannot write: {totals.failure}", where=named or "standard output", hint=hint)
 
 
 def _summary(totals: "Totals", seconds: float) -> str:

@@ -52,11 +52,12 @@ class FileSink:
         """Opens it and replaces what was there. Raises NetsimError."""
         self._path, self._snaplen, self._filter = path, snaplen, filter
         self._written = 0
+        name = "standard output" if path == "-" else path
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
             self._fd = os.dup(STDOUT) if path == "-" else os.open(path, flags, 0o644)
         except OSError as error:
-            raise NetsimError(f"cannot write: {error.strerror}", where=path) from error
+            raise NetsimError(f"cannot write: {error.strerror}", where=name) from error
         self._regular = stat.S_ISREG(os.fstat(self._fd).st_mode) and path != "-"
         system = os.uname()
         try:
@@ -65,7 +66,7 @@ class FileSink:
             self.close()
             if isinstance(error, BrokenPipeError):
                 raise
-            raise NetsimError(f"cannot write: {error.strerror}", where=path) from error
+            raise NetsimError(f"cannot write: {error.strerror}", where=name) from error
 
     def add_interface(self, interface: Interface) -> None:
         self._put(
