@@ -54,7 +54,8 @@ class Faulting:
         self._site.netns_at(where)  # says more clearly what is wrong than a missing container does
         names = self._site.kubelet.signal_pod(where.namespace, where.name, container, number)
         if not names:
-            raise NetsimError("no container runs", where=str(where), hint=f"netsim describe pod {where.name}")
+            hint = f"netsim describe pod {where.name} -n {where.namespace}"
+            raise NetsimError("no container runs", where=str(where), hint=hint)
         return names
 
     async def stop_node(self, name: str) -> None:

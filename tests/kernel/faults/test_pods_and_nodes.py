@@ -63,6 +63,14 @@ def test_a_pod_that_never_restarts_fails(cluster: Cluster, namespace: str) -> No
         cluster.fault("kill", f"pod/{namespace}/once")
 
 
+def test_of_a_pod_whose_container_does_not_run_is_said_where_to_look(cluster: Cluster, namespace: str) -> None:
+    cluster.apply(process_pod("nocmd", "no-such-program"), namespace=namespace, wait=False)
+    wait_until("its sandbox", lambda: cluster.get("pod", "nocmd", namespace)["status"].get("podIP"))
+    with pytest.raises(NetsimError, match="no container runs") as raised:
+        cluster.fault("kill", f"pod/{namespace}/nocmd")
+    assert raised.value.hint == f"netsim describe pod nocmd -n {namespace}"
+
+
 def test_signals(cluster: Cluster, namespace: str) -> None:
     script = "trap 'exit 7' USR1; while :; do sleep 0.01; done"
     cluster.apply([process_pod("trap", "sh", "-c", script), make_pod("web")], namespace=namespace)
