@@ -129,7 +129,7 @@ def _print_result(result: "Result") -> None:
         for step in one.steps:
             for check in step.checked:
                 if check.held == "failed":
-                    click.echo(f"\n{one.label}: {step.name}: {check.text}\n  found: {check.found}")
+                    click.echo(f"\n{result.call(one.label)}: {step.name}: {check.text}\n  found: {check.found}")
     for why, status, labels in result.list_reasons():
         click.echo(f"\n{', '.join(labels)} {status}: {why}" if why else f"\n{', '.join(labels)} {status}")
     counts = [

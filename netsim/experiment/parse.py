@@ -215,7 +215,8 @@ class _Parser:
     ) -> Combination:
         where = self.source.position_of("topology")
         filled = fill(topology, values, where) | {key: values[key] for key in _AXES if key in values}
-        self._told("topology", lambda: parse_config({"nodes": 3, **filled, "name": "experiment"}), label_of(values))
+        of = label_of(values) if values else ""
+        self._told("topology", lambda: parse_config({"nodes": 3, **filled, "name": "experiment"}), of)
         chosen = [step for step in steps if applies(step.when, values)]
         return Combination(
             values,

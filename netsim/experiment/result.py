@@ -90,8 +90,12 @@ class Result:
         found: dict[tuple[str, Status], list[str]] = {}
         for one in self.combinations:
             if one.status in ("skipped", "error", "interrupted") or one.why:
-                found.setdefault((one.why, one.status), []).append(one.label)
+                found.setdefault((one.why, one.status), []).append(self.call(one.label))
         return [(why, status, labels) for (why, status), labels in found.items()]
+
+    def call(self, label: str) -> str:
+        """A combination in a sentence: by its label, or where there is no matrix by the experiment's name."""
+        return label if self.experiment.matrix else self.experiment.name
 
     def count(self, status: Status) -> int:
         """How many combinations."""

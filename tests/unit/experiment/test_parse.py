@@ -141,6 +141,14 @@ def test_without_a_matrix_there_is_one_combination() -> None:
     assert [(one.label, [step.kind for step in one.steps]) for one in experiment.combinations] == [("-", ["wait"])]
 
 
+@pytest.mark.parametrize(("matrix", "hint"), [("", ""), ("matrix: {nodes: [0, 1]}\n", "of nodes=0")])
+def test_a_wrong_topology_is_told_with_its_combination_where_there_are_several(matrix: str, hint: str) -> None:
+    topology = "" if matrix else "topology: {nodes: 0}\n"
+    with pytest.raises(InputError, match="nodes: 0 is not a positive number") as refused:
+        make_experiment(f"name: one\n{matrix}{topology}steps:\n- wait: barrier\n")
+    assert refused.value.hint == hint
+
+
 def test_the_docs_name_every_kind_of_step_with_its_arguments_and_facts() -> None:
     lines = (Path(__file__).parents[3] / "docs/experiments.md").read_text().splitlines()
     rows = [line.split("|")[1:-1] for line in lines if line.startswith("| `")]

@@ -14,8 +14,9 @@ from netsim.experiment.report import check_folder, write_report
 from netsim.experiment.report_html import render_html
 from netsim.experiment.report_json import render_json
 from netsim.experiment.report_junit import render_junit
+from netsim.experiment.result import CombinationResult, Result
 from netsim.model.errors import NetsimError
-from tests.unit.experiment.example import make_result
+from tests.unit.experiment.example import make_experiment, make_result
 
 VOID = {"meta", "br"}
 
@@ -120,6 +121,14 @@ def test_when_it_has_passed(statuses: list[str], passed: bool) -> None:
     for one, status in zip(kept, statuses, strict=True):
         one.status = status  # type: ignore[assignment] # they are literals
     assert replace(result, combinations=kept).passed is passed
+
+
+def test_without_a_matrix_the_experiments_name_stands_for_its_only_combination() -> None:
+    experiment = make_experiment("name: one\nsteps:\n- wait: barrier\n")
+    [alone] = experiment.combinations
+    result = Result(experiment, [CombinationResult(alone.values, "error", "it broke")], "", 0.0, 1, {})
+    assert result.list_reasons() == [("it broke", "error", ["one"])]
+    assert make_result().list_reasons()[0][2] == ["size=10 proxyMode=iptables"]
 
 
 def test_html_is_whole_escaped_and_needs_nothing_else() -> None:
