@@ -90,6 +90,7 @@ def plan_fabric(config: ClusterConfig) -> Plan:
     nodes, outside = config.node_cidrs, config.external_cidrs
     return (
         *(Sysctl(FABRIC, *FORWARDING[family]) for family in config.families),
+        Up(FABRIC, "lo"),
         Bridge(FABRIC, FABRIC_BRIDGE, derive_mac(str(nodes[0][1])), config.mtu),
         *(Address(FABRIC, FABRIC_BRIDGE, f"{network[1]}/{network.prefixlen}") for network in nodes),
         Veth(FABRIC, FABRIC_EXTERNAL, EXTERNAL, "eth0", derive_mac(str(outside[0][2])), config.mtu),

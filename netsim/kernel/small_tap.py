@@ -33,8 +33,7 @@ class SmallTap:
     def __init__(self, ns: SocketSource, filter: BpfProgram) -> None:
         """Sees what ``filter`` keeps, from now on. Raises KernelError.
 
-        The first tap of a machine may give frames of the first millisecond the time of their reading
-        (net_enable_timestamp takes effect that late).
+        The first tap of a machine gives frames the time of their reading until `stamps.await_stamps` returns.
         """
         self._dropped = 0
         self._indexes: dict[str, int] = {}

@@ -19,6 +19,7 @@ from netsim.kernel.netns import Netns
 from netsim.kernel.nf_log import LogMessage, TraceLog, has_legacy_rules
 from netsim.kernel.nft_trace import RuleTrace, TraceMessage
 from netsim.kernel.small_tap import SmallTap
+from netsim.kernel.stamps import await_stamps
 from netsim.kernel.tap import Frame, Tap
 from netsim.model.errors import KernelError, NetsimError
 
@@ -183,7 +184,7 @@ class Posts:
         if legacy:
             self._turn.enter_context(_legacy_turn)
         try:
-            # The small ones first: when the rings have been made, the kernel stamps all frames with their time.
+            # The small ones first: while the rings are made, the kernel begins to stamp frames with their time.
             small = [post for post in self.all if post.place.startswith("pod/")]
             rings = [post for post in self.all if not post.place.startswith("pod/")]
             for post in small:
@@ -192,6 +193,7 @@ class Posts:
                 opening = [pool.submit(post.open, of_nodes, post.place in legacy, small=False) for post in rings]
                 for done in opening:
                     done.result()
+            await_stamps()
         except BaseException:
             self.close()
             raise

@@ -10,6 +10,8 @@ import pytest
 from netsim.kernel.bpf import compile_filter, keep_all
 from netsim.kernel.netns import Netns
 from netsim.kernel.rtnl import Rtnl, del_link, new_veth, set_link
+from netsim.kernel.small_tap import SmallTap
+from netsim.kernel.stamps import await_stamps
 from netsim.kernel.tap import Frame, Tap
 from netsim.model.errors import KernelError, UsageError
 from netsim.testing.waiting import wait_until
@@ -54,6 +56,17 @@ def test_a_frame_over_lo_is_seen_going_out_and_coming_in_at_times_in_order(ns: N
         assert out.length == len(out.data) == 14 + 20 + 8 + 5
         assert tap.name_of(out.ifindex) == "lo"
         assert tap.dropped() == 0
+
+
+def test_a_small_tap_has_the_time_of_coming_not_that_of_reading(ns: Netns) -> None:
+    """Each round the first tap that wants stamps, where nobody else on the machine does."""
+    for _ in range(20):
+        with SmallTap(ns, keep_all(200)) as tap:
+            assert await_stamps()
+            send(ns)
+            sent_ns = time.clock_gettime_ns(time.CLOCK_REALTIME)
+            out, in_ = tap.read()
+            assert out.time_ns <= in_.time_ns <= sent_ns
 
 
 def test_interfaces_that_come_later_are_seen_and_those_that_go_leave_the_rest(ns: Netns) -> None:

@@ -32,6 +32,7 @@ SIX_TWO = NodeNet("node-2", ("fd00:172:18::3",), ("fd00:10:244:1::/64",))
 def test_fabric_is_a_bridge_and_a_router_to_the_external_host() -> None:
     assert [str(step) for step in plan_fabric(ClusterConfig(nodes=make_nodes(2)))] == [
         "ip netns exec fabric sysctl -w net.ipv4.ip_forward=1",
+        "ip -n fabric link set lo up",
         "ip -n fabric link add fabric0 address 0a:58:ac:12:00:01 mtu 1500 up type bridge",
         "ip -n fabric addr add 172.18.0.1/16 dev fabric0",
         "ip -n fabric link add external0 mtu 1500 up type veth "
