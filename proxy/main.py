@@ -17,7 +17,7 @@ from netsim.client.kubeconfig import ServerAccess, read_kubeconfig, read_service
 from netsim.kernel.netns import Netns
 from netsim.kernel.process import Spawner
 from netsim.model.clock import Clock, SystemClock
-from netsim.model.errors import ApiError, FeatureMissing, InputError, NetsimError, UsageError
+from netsim.model.errors import ApiError, FeatureMissing, InputError, KernelError, NetsimError, UsageError
 from netsim.model.kinds import ENDPOINT_SLICE, NODE, SERVICE
 from netsim.model.objects import Object
 from proxy.addresses import family_of, parse_ip
@@ -25,7 +25,7 @@ from proxy.component import NodeProxy, ProxyComponent
 from proxy.config import ProxyConfig
 from proxy.configuration import render_document
 from proxy.kernelsettings import ensure_settings
-from proxy.modes import MODES
+from proxy.modes import MODES, raise_all
 from proxy.options import Options, parse_options
 from proxy.ratelimit import limit
 from proxy.servicecidrs import follow_service_cidrs
@@ -83,10 +83,19 @@ async def initialise(options: Options, spawner: Spawner) -> None:
 
 
 async def clean_up(spawner: Spawner) -> None:
-    """Remove what any proxy mode ever wrote in this namespace; may be repeated. Raises KernelError."""
+    """Remove what any proxy mode ever wrote in this namespace; may be repeated.
+
+    Raises KernelError, when all was tried.
+    """
     netns = Netns.current()
-    found = [await mode.clean_up(netns, spawner) for mode in MODES.values()]
-    if not any(found):
+    found, failures = False, list[KernelError]()
+    for mode in MODES.values():
+        try:
+            found = await mode.clean_up(netns, spawner) or found
+        except KernelError as error:
+            failures.append(error)
+    raise_all(failures)
+    if not found:
         raise FeatureMissing("iptables", f"none of {', '.join(MODES)} works here")
 
 

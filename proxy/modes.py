@@ -8,7 +8,8 @@ are imported when asked for, so that a proxy loads one mode's code and kernel li
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,13 +31,30 @@ class Mode:
     """make_dialect: one for all nodes. make_target: one for each node.
 
     clean_up: removes what this mode ever wrote in a namespace, both families; may be repeated; False when nothing of
-    the mode works there, and so nothing can be there.
+    the mode works there, and so nothing can be there. Raises KernelError, when all was tried.
     """
 
     name: str
     make_dialect: Callable[[], Dialect]
     make_target: Callable[[Netns, Spawner, ProxyConfig], Target]
     clean_up: Callable[[Netns, Spawner], Awaitable[bool]]
+
+
+@contextmanager
+def _noting(failures: list[KernelError]) -> Iterator[None]:
+    """What fails here is no reason to leave the rest."""
+    try:
+        yield
+    except KernelError as error:
+        failures.append(error)
+
+
+def raise_all(failures: list[KernelError]) -> None:
+    """One error for all of them, if there are any."""
+    if len(failures) == 1:
+        raise failures[0]
+    if failures:
+        raise KernelError("; ".join(map(str, failures)))
 
 
 def _iptables_dialect() -> Dialect:
@@ -59,7 +77,7 @@ async def _clean_iptables(netns: Netns, spawner: Spawner) -> bool:
 
     dialect = IptablesDialect()
     backends: tuple[Backend, ...] = ("nft", "legacy")
-    found = False
+    found, failures = False, list[KernelError]()
     for backend in backends:
         target = IptablesTarget(netns, spawner, ProxyConfig(), backend=backend)
         for family in _FAMILIES:
@@ -71,7 +89,9 @@ async def _clean_iptables(netns: Netns, spawner: Spawner) -> bool:
             found = True
             if is_guarded_by_us(existing):  # first, so that there is no moment without a guard
                 forget_settings(netns)
-            await target.apply(dialect.plan_cleanup(family, existing))
+            with _noting(failures):
+                await target.apply(dialect.plan_cleanup(family, existing))
+    raise_all(failures)
     return found
 
 
@@ -92,7 +112,7 @@ async def _clean_nftables(netns: Netns, spawner: Spawner) -> bool:
     from proxy.nftables.target import NftablesTarget
 
     dialect, target = NftablesDialect(), NftablesTarget(netns)
-    found = False
+    found, failures = False, list[KernelError]()
     for family in _FAMILIES:
         try:
             existing = await target.read(family)
@@ -100,8 +120,10 @@ async def _clean_nftables(netns: Netns, spawner: Spawner) -> bool:
             log.info("IPv%d, nftables: %s", family, error)  # a kernel without nf_tables or this family holds no table
             continue
         found = True
-        await target.apply(dialect.plan_cleanup(family, existing))
+        with _noting(failures):
+            await target.apply(dialect.plan_cleanup(family, existing))
     target.close()
+    raise_all(failures)
     return found
 
 
@@ -124,7 +146,7 @@ async def _clean_ipvs(netns: Netns, spawner: Spawner) -> bool:
 
     dialect = IpvsDialect()
     target = IpvsTarget(netns, spawner, ProxyConfig())
-    found = False
+    found, failures = False, list[KernelError]()
     for family in _FAMILIES:
         try:
             existing = await target.look(family)
@@ -132,7 +154,9 @@ async def _clean_ipvs(netns: Netns, spawner: Spawner) -> bool:
             log.info("IPv%d, ipvs: %s", family, error)  # without IPVS, ipset or iptables no proxy wrote any of it
             continue
         found = True
-        await target.apply(dialect.plan_cleanup(family, existing))
+        with _noting(failures):
+            await target.apply(dialect.plan_cleanup(family, existing))
+    raise_all(failures)
     return found
 
 

@@ -90,3 +90,17 @@ def test_nothing_is_left_of_any_mode_and_what_others_wrote_stays(ns: Netns, spaw
         assert (done.returncode, done.stderr) == (0, b"")
         assert held(ns, spawner) == before
         assert read_sysctl(ns, ROUTE_LOCALNET) == "0"  # as what guarded it is gone (CVE-2020-8558)
+
+
+def test_what_cannot_be_removed_keeps_nothing_else(ns: Netns, spawner: Spawner) -> None:
+    """Somebody's rule goes to a chain of ours, which so has to stay."""
+    asyncio.run(write_everything(ns, spawner))
+    blocking = "*nat\n:MINE - [0:0]\n-A MINE -g KUBE-MARK-MASQ\nCOMMIT\n"
+    Iptables(ns, spawner, backend="nft").restore(blocking.encode(), family=4)
+    done = spawner.run_blocking(ProcessSpec((*PROGRAM, "--cleanup"), netns=ns, cwd=str(Path(__file__).parents[3])))
+    assert done.returncode == 1
+    assert b"KUBE-MARK-MASQ" in done.stderr
+    left = held(ns, spawner)
+    assert left["tables"] == []
+    ours = {key for key in left if key[-1] in "46" for chains in left[key].values() if any("KUBE" in c for c in chains)}
+    assert ours == {"nft 4"}
