@@ -223,16 +223,23 @@ class Spawner:
         stdin is a file, so that nobody has to feed it; the outputs are not, because a program that opens
         /dev/stderr by name would overwrite a file from its beginning.
         """
-        stdin = make_memory_file("stdin", data) if data else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        pipes = [os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC)]
-        outputs = [Output(reading) for reading, _ in pipes]
+        fds: dict[str, int] = {}
+        outputs: list[Output] = []
         try:
-            for output in outputs:
-                os.set_blocking(output.fd, False)
-            fds = {"stdin": stdin, "stdout": pipes[0][1], "stderr": pipes[1][1]}
+            fds["stdin"] = make_memory_file("stdin", data) if data else os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            for name in ("stdout", "stderr"):
+                reading, fds[name] = os.pipe2(os.O_CLOEXEC)
+                outputs.append(Output(reading))
+                os.set_blocking(reading, False)
+            ours = list(fds.values())
+        except OSError:  # no descriptors left: what there is must not be kept from those who try again
+            for fd in (*fds.values(), *(output.fd for output in outputs)):
+                os.close(fd)
+            raise
+        try:
             return self._submit(spec, fds, outputs=outputs)
         finally:
-            for fd in (stdin, pipes[0][1], pipes[1][1]):
+            for fd in ours:
                 os.close(fd)
 
     def _submit(

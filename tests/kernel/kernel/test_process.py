@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import pty
+import resource
 import select
 import signal
 import subprocess
@@ -256,6 +258,30 @@ def test_runs_leave_no_descriptors(spawner: Spawner, ns: Netns) -> None:
     for _ in range(10):
         run_all()
     assert counts() == before
+
+
+@pytest.mark.parametrize("spare", range(5))
+def test_a_start_without_descriptors_keeps_none(spawner: Spawner, spare: int) -> None:
+    """Who tries again later, as the proxy does, must not have made it worse."""
+    spawner.run_blocking(spec("true"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    taken: list[int] = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(0))
+        for fd in taken[:spare]:
+            os.close(fd)
+        del taken[:spare]
+        for _ in range(3):
+            with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
+                spawner.run_blocking(spec("true"))
+        taken += [os.dup(0) for _ in range(spare)]  # all that were free still are
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in taken:
+            os.close(fd)
 
 
 def test_closing_ends_what_runs_and_refuses_more(own_spawner: Callable[[], tuple[Spawner, int]]) -> None:
