@@ -34,6 +34,7 @@ from proxy.servicemap import NOT_IGNORED
 log = logging.getLogger("netsim-proxy")
 
 NODE_RETRY_S = 1.0
+SAME_SIGNAL_S = 1.0  # until a signal to all processes of the program, systemd's, is here as well
 
 
 class _Stopped(Exception):
@@ -49,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.write_config_to:
             _write_config(options)
             return 0
+        if not (options.cleanup or options.init_only):
+            _set_oom_score(options.oom_score_adj)  # first: the programs it starts inherit it
         with Spawner.start() as spawner:  # before the event loop and any thread
             asyncio.run(_choose_work(options, spawner))
     except NetsimError as error:
@@ -102,7 +105,6 @@ async def clean_up(spawner: Spawner) -> None:
 async def _run(options: Options, spawner: Spawner) -> None:
     clock = SystemClock()
     transport = limit(HttpTransport(choose_access(options)), *options.request_rate, clock)
-    _set_oom_score(options.oom_score_adj)
     api = Api(transport)
     # Nodes say much and often: a proxy that heard them all would cost the API server the square of their number. What
     # is not for a kube-proxy (headless Services have slices, too) is not sent to all nodes either.
@@ -120,6 +122,7 @@ async def _run(options: Options, spawner: Spawner) -> None:
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(_stop_when(stop))
+                    group.create_task(_fail_with(spawner, clock))
                     addresses = await _node_addresses(api, options, clock)
                     node = NodeProxy(options.node_name, Netns.current(options.node_name), addresses)
                     component = ProxyComponent(
@@ -172,6 +175,16 @@ def _set_oom_score(score: int) -> None:
 async def _stop_when(stop: asyncio.Event) -> None:
     await stop.wait()
     raise _Stopped
+
+
+async def _fail_with(spawner: Spawner, clock: Clock) -> None:
+    """Without the process that starts programs for it the proxy would look alive, and write nothing any more."""
+    gone = asyncio.Event()
+    asyncio.get_running_loop().add_reader(os.pidfd_open(spawner.pid), gone.set)
+    await gone.wait()
+    await clock.sleep(SAME_SIGNAL_S)
+    hint = "start netsim-proxy again; the kernel's log says whether memory ran out"
+    raise NetsimError("the process that starts programs for the proxy has ended", hint=hint)
 
 
 async def _take_over(component: ProxyComponent, options: Options, spawner: Spawner, clock: Clock) -> None:

@@ -81,6 +81,10 @@ async def start(spawner: Spawner, ns: Netns, folder: Path, log: int, *more: str)
         os.close(null)
 
 
+def children_of(process: Process) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
 async def until(what: str, done: Callable[[], bool]) -> None:
     for _ in range(400):
         if await asyncio.to_thread(done):
@@ -116,6 +120,8 @@ def test_the_program_follows_the_api_survives_its_absence_and_leaves_its_rules(
             await create(api, make_service("late", "10.96.0.78"))  # while nobody listens
             async with listening(server, tmp_path):
                 await until("the change after the server's return", has("10.96.0.78"))
+            for child in children_of(process):  # to all processes, as systemd does it
+                os.kill(child, signal.SIGTERM)
             process.kill(signal.SIGTERM)
             assert await process.wait() == 0, (tmp_path / "log").read_text()
         assert has("--to-destination 10.244.1.3:8080")()
@@ -127,6 +133,30 @@ def test_the_program_follows_the_api_survives_its_absence_and_leaves_its_rules(
             done = spawner.run_blocking(spec)
             assert (done.returncode, done.stderr) == (0, b"")
             assert "KUBE" not in tool.save()
+    finally:
+        ns.close()
+
+
+def test_it_ends_with_the_process_that_starts_programs_for_it(spawner: Spawner, tmp_path: Path) -> None:
+    """That is no likelier to be killed for want of memory than the proxy itself."""
+    ns = Netns.create("node-1")
+
+    async def run() -> None:
+        with (tmp_path / "log").open("wb") as log:
+            server = ApiServer(Store(":memory:"), ClusterConfig(), SystemClock())
+            await set_up(Api(server.transport()))
+            async with listening(server, tmp_path):
+                process = await start(spawner, ns, tmp_path, log.fileno(), "--oom-score-adj", "7")
+                await until("the first rules", lambda: "10.96.0.77" in Iptables(ns, spawner).save())
+                (child,) = children_of(process)
+                assert [Path(f"/proc/{pid}/oom_score_adj").read_text() for pid in (process.pid, child)] == ["7\n"] * 2
+                os.kill(child, signal.SIGKILL)
+                async with asyncio.timeout(10):
+                    assert await process.wait() == 1
+        assert "has ended" in (tmp_path / "log").read_text().splitlines()[-2]
+
+    try:
+        asyncio.run(run())
     finally:
         ns.close()
 
