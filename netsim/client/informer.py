@@ -19,6 +19,7 @@ IndexKey = Callable[[Object], Iterable[str]]
 
 BACKOFF_FIRST_S = 0.05
 BACKOFF_MAX_S = 5.0
+BACKOFF_RESET_S = 30.0  # a watch that lasted so long was a good one: its end is no failure more in a row
 _TURNS = 10  # of the event loop, before reached() sleeps: in process an event is here after two or three
 _POLL_FIRST_S = 0.001
 _POLL_MAX_S = 0.02
@@ -77,6 +78,7 @@ class Informer:
         self._handlers: list[Handler] = []
         self._synced = asyncio.Event()
         self._stream: WatchStream | None = None
+        self._watching_s = float("inf")  # since when
 
     # --- reading ---
 
@@ -155,6 +157,9 @@ class Informer:
                 failures = 0  # a clean end: the server's own time limit; go on from where it stopped
             except NetsimError as error:
                 relist = True
+                if self._clock.monotonic_s() - self._watching_s >= BACKOFF_RESET_S:
+                    failures = 0
+                self._watching_s = float("inf")
                 expired = isinstance(error, ApiError) and error.code == 410
                 delay_s = 0.0 if expired and not failures else min(BACKOFF_FIRST_S * 2**failures, BACKOFF_MAX_S)
                 delay_s *= 1 + random.random()  # all nodes lost the server at once, and must not all come at once
@@ -180,6 +185,7 @@ class Informer:
             self.kind, self._namespace, revision=self.revision, labels=self._labels, fields=self._fields
         )
         self._stream = stream
+        self._watching_s = self._clock.monotonic_s()
         try:
             async for event in stream:
                 kind = event["type"]

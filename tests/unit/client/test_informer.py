@@ -302,6 +302,55 @@ def test_pages_of_somebody_elses_are_waited_out(tmp_path: Path) -> None:
     run(body)
 
 
+def test_a_watch_that_is_cut_now_and_then_is_begun_anew_at_once(tmp_path: Path) -> None:
+    """As by a load balancer that ends idle connections: that is no server that gets worse and worse."""
+    cut = asyncio.Event()
+    watches = 0
+
+    async def answer(request: web.BaseRequest) -> web.StreamResponse:
+        nonlocal watches
+        if "watch" not in request.query:
+            return web.json_response({"kind": "ConfigMapList", "items": [], "metadata": {"resourceVersion": "5"}})
+        stream = web.StreamResponse()
+        await stream.prepare(request)
+        watches += 1
+        bookmark = {"kind": "ConfigMap", "metadata": {"resourceVersion": str(10 + watches)}}
+        await stream.write(json.dumps({"type": "BOOKMARK", "object": bookmark}).encode() + b"\n")
+        await cut.wait()
+        assert request.transport is not None
+        request.transport.abort()
+        return stream
+
+    async def body() -> None:
+        server = web.Server(answer)
+        listener = await asyncio.get_running_loop().create_unix_server(server, str(tmp_path / "api.sock"))
+        api = Api(HttpTransport.from_unix_socket(tmp_path / "api.sock"))
+        clock = FakeClock()
+        informer = Informer(api, CONFIG_MAP, clock=clock)
+        task = asyncio.create_task(informer.run())
+        for number in range(1, 9):
+            while informer.revision != 10 + number:
+                await asyncio.sleep(0.001)
+                await clock.advance(0)
+            await clock.advance(60)
+            cut.set()
+            begun_s = clock.monotonic_s()
+            while watches == number:
+                cut.clear()
+                await asyncio.sleep(0.001)
+                await clock.advance(0.01)
+                assert (
+                    clock.monotonic_s() - begun_s < 5
+                )  # of this clock, which stands still while messages are under way
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await api.close()
+        listener.close()
+        await server.shutdown(1)
+
+    run(body)
+
+
 def test_no_server_is_one_clear_error(tmp_path: Path) -> None:
     async def body() -> None:
         api = Api(HttpTransport.from_unix_socket(tmp_path / "absent.sock"))
