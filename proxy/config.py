@@ -252,6 +252,19 @@ class FamilyView:
         return tuple(ip for ip in chosen if not is_loopback(ip) or self.localhost_node_ports)
 
 
+def describe_gaps(view: FamilyView) -> list[str]:
+    """What the options do not say for a family, and what follows from that, as upstream warns of it."""
+    gaps = []
+    if view.config.detect_local_mode == "ClusterCIDR" and not view.local:
+        follows = "what comes to ClusterIPs from outside is not masqueraded, and policy Local holds for pods too"
+        gaps.append(f"clusterCIDR has no network of this family, so nobody is known as a pod: {follows}")
+    ips = view.node_port_ips()
+    # Only iptables mode can have them on 127.0.0.1.
+    if ips is not None and not any(view.config.mode == "iptables" or not is_loopback(ip) for ip in ips):
+        gaps.append("nodePortAddresses has no address that NodePorts can answer on: they answer nowhere")
+    return gaps
+
+
 def detect_local(config: ProxyConfig, node: NodeView, family: int) -> tuple[str, str]:
     """Rule words for "from a pod of this cluster" and "not from one"; both "" when there is no way to tell."""
     if config.detect_local_mode == "BridgeInterface":

@@ -22,7 +22,7 @@ from netsim.model.kinds import ENDPOINT_SLICE, NODE, SERVICE
 from netsim.model.objects import Object
 from proxy.addresses import family_of, parse_ip
 from proxy.component import NodeProxy, ProxyComponent
-from proxy.config import ProxyConfig
+from proxy.config import FamilyView, NodeView, ProxyConfig, describe_gaps, expand_node_ports
 from proxy.configuration import render_document
 from proxy.kernelsettings import ensure_settings
 from proxy.modes import MODES, raise_all
@@ -125,10 +125,12 @@ async def _run(options: Options, spawner: Spawner) -> None:
                     group.create_task(_fail_with(spawner, clock))
                     addresses = await _node_addresses(api, options, clock)
                     node = NodeProxy(options.node_name, Netns.current(options.node_name), addresses)
+                    config = add_families(options.config, addresses)
+                    warn_of_gaps(config, options.node_name, addresses)
                     component = ProxyComponent(
                         informers=informers,
                         spawner=spawner,
-                        config=add_families(options.config, addresses),
+                        config=config,
                         clock=clock,
                         api=api,
                         nodes=[node],
@@ -239,6 +241,14 @@ def add_families(config: ProxyConfig, addresses: tuple[str, ...]) -> ProxyConfig
     Upstream always serves both where the node can have both; a clusterCIDR may be of one, or not given at all.
     """
     return replace(config, families=tuple(sorted({*config.families, *map(family_of, addresses)})))
+
+
+def warn_of_gaps(config: ProxyConfig, name: str, addresses: tuple[str, ...]) -> None:
+    """Say what the options leave open, which somebody may not have meant."""
+    for family in config.families:
+        view = FamilyView(expand_node_ports(config, addresses), NodeView(name, addresses), family)
+        for words in describe_gaps(view):
+            log.warning("IPv%d: %s", family, words)
 
 
 def choose_addresses(options: Options, node: Object) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import pytest
 from netsim.model.errors import NetsimError, UsageError
 from proxy.config import FamilyView, NodeView, expand_node_ports
 from proxy.durations import parse_duration, render_duration
-from proxy.main import choose_access, choose_addresses, main, read_addresses
+from proxy.main import add_families, choose_access, choose_addresses, main, read_addresses, warn_of_gaps
 from proxy.options import parse_options
 
 NEEDED = ["--kubeconfig", "k", "--node-name", "n"]
@@ -83,6 +83,30 @@ def test_flags() -> None:
 def test_wrong_usage_says_what_is_wrong(flags: list[str], message: str) -> None:
     with pytest.raises(NetsimError, match=message):
         parse_options(flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], {"IPv4: clusterCIDR", "IPv6: clusterCIDR"}),
+        (["--cluster-cidr", "10.244.0.0/16"], {"IPv6: clusterCIDR"}),
+        (["--cluster-cidr", "10.244.0.0/16,fd00::/56"], set()),
+        (["--detect-local-mode", "NodeCIDR"], set()),  # the Node object may have it later
+        (["--detect-local-mode", "NodeCIDR", "--nodeport-addresses", "primary"], set()),
+        (["--detect-local-mode", "NodeCIDR", "--nodeport-addresses", "172.0.0.0/8"], {"IPv6: nodePortAddresses"}),
+        (["--detect-local-mode", "NodeCIDR", "--nodeport-addresses", "localhost"], {"IPv6: nodePortAddresses"}),
+        (
+            ["--detect-local-mode", "NodeCIDR", "--nodeport-addresses", "localhost", "--proxy-mode", "nftables"],
+            {"IPv4: nodePortAddresses", "IPv6: nodePortAddresses"},
+        ),
+    ],
+)
+def test_what_options_leave_open_is_said(
+    flags: list[str], expected: set[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    addresses = ("172.18.0.2", "fd00::2")
+    warn_of_gaps(add_families(parse_options([*NEEDED, *flags]).config, addresses), "node-1", addresses)
+    assert {" ".join(record.getMessage().split()[:2]) for record in caplog.records} == expected
 
 
 def test_errors_are_one_message(capsys: pytest.CaptureFixture[str]) -> None:
