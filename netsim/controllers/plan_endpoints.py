@@ -19,6 +19,9 @@ from netsim.model.objects import (
     uid_of,
 )
 
+SAME_NODE = "PreferSameNode"
+SAME_ZONE = ("PreferClose", "PreferSameZone", SAME_NODE)  # the first is the second's old name
+
 # (name, protocol, port, appProtocol)
 Port = tuple[str, str, int, str]
 Ports = tuple[Port, ...]
@@ -131,10 +134,27 @@ def plan_endpoint(service: Object, pod: Object, address: str, zone: str) -> Obje
         endpoint["nodeName"] = node
     if zone:
         endpoint["zone"] = zone
+    if ready and (hints := plan_hints(service, node, zone)):
+        endpoint["hints"] = hints
     spec = pod["spec"]
     if spec.get("hostname") and spec.get("subdomain") == name_of(service):
         endpoint["hostname"] = spec["hostname"]
     return endpoint
+
+
+def plan_hints(service: Object, node: str, zone: str) -> Object:
+    """Who should use an endpoint, as the Service's trafficDistribution has it: proxies read hints, and never that.
+
+    PreferSameNode prefers the zone where no endpoint is on the client's node. Source: kubernetes
+    ``staging/src/k8s.io/endpointslice/trafficdist/trafficdist.go``, KEP-3015.
+    """
+    distribution = service["spec"].get("trafficDistribution")
+    hints: Object = {}
+    if zone and distribution in SAME_ZONE:
+        hints["forZones"] = [{"name": zone}]
+    if node and distribution == SAME_NODE:
+        hints["forNodes"] = [{"name": node}]
+    return hints
 
 
 def identity(endpoint: Object) -> str:

@@ -218,3 +218,26 @@ def test_an_unready_pod_keeps_its_established_connections(cluster: Cluster, name
         assert ask(connection) == "web"
         direct = f"http://{pod_ip(cluster, 'web', namespace)}:{HTTP_PORT}/hostname"
         assert traffic.http_get(f"pod/{namespace}/client", direct).body == "web"
+
+
+@pytest.mark.netsim(nodes=3, fresh=True, pod_network="routes")
+def test_a_traffic_distribution_is_heeded_while_it_can_be(cluster: Cluster, namespace: str, traffic: Traffic) -> None:
+    zones = {"node-1": "east", "node-2": "east", "node-3": "west"}
+    for node, zone in zones.items():
+        cluster.patch("Node", node, {"metadata": {"labels": {"topology.kubernetes.io/zone": zone}}})
+    pods = [make_pod(f"web-{node}", app="web", node=node) for node in zones]
+    cluster.apply([*pods, make_pod("client", node="node-1"), make_service("web", app="web")], namespace=namespace)
+    url = f"http://{cluster_ip(cluster, 'web', namespace)}/hostname"
+
+    def answers() -> set[str]:
+        cluster.barrier()
+        bodies = (traffic.http_get(f"pod/{namespace}/client", url).body for _ in range(40))
+        return {body.removeprefix("web-node-") for body in bodies}
+
+    assert answers() == {"1", "2", "3"}
+    for distribution, expected in (("PreferClose", {"1", "2"}), ("PreferSameNode", {"1"})):
+        cluster.patch("Service", "web", {"spec": {"trafficDistribution": distribution}}, namespace)
+        assert answers() == expected, distribution
+    for gone, expected in (("1", {"2"}), ("2", {"3"})):  # no endpoint on the node: its zone's; none in the zone: all
+        cluster.delete([pods[int(gone) - 1]], namespace=namespace)
+        assert answers() == expected, gone

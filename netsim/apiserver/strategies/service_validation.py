@@ -21,6 +21,7 @@ Object = dict[str, Any]
 _TYPES = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
 _PROTOCOLS = ("SCTP", "TCP", "UDP")
 _POLICIES = ("Cluster", "Local")
+_DISTRIBUTIONS = ("PreferClose", "PreferSameZone", "PreferSameNode")  # all of Kubernetes 1.35; 1.31 had the first
 _PORT = "must be between 1 and 65535, inclusive"
 _MAX_AFFINITY_S = 86400
 _BAD_IP = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
@@ -140,8 +141,8 @@ def _check_traffic(spec: Object, causes: Causes) -> None:
     if internal is not None and internal not in _POLICIES and needs_cluster_ip(spec):
         causes.not_supported("spec.internalTrafficPolicy", internal, _POLICIES)
     distribution = spec.get("trafficDistribution")
-    if distribution is not None and distribution != "PreferClose":
-        causes.not_supported("spec.trafficDistribution", distribution, ("PreferClose",))
+    if distribution is not None and distribution not in _DISTRIBUTIONS:
+        causes.not_supported("spec.trafficDistribution", distribution, _DISTRIBUTIONS)
 
 
 def _check_external_ip(text: str, path: str, causes: Causes) -> None:

@@ -156,6 +156,28 @@ async def test_a_zone_given_later_reaches_the_endpoints(world: ControlPlane) -> 
 
 
 @scenario
+async def test_a_traffic_distribution_becomes_hints_of_ready_endpoints_that_go_with_it(world: ControlPlane) -> None:
+    await world.add_node("node-1", labels={"topology.kubernetes.io/zone": "east"})
+    await add_pod(world, "web-0")
+    await add_pod(world, "web-1", ready=False)
+    await add_service(world)
+    zones, nodes = {"forZones": [{"name": "east"}]}, {"forNodes": [{"name": "node-1"}]}
+    for distribution, hints in (
+        ("PreferClose", zones),
+        ("PreferSameNode", zones | nodes),
+        ("PreferSameZone", zones),
+        (None, None),
+    ):
+        await world.api.patch(SERVICE, "web", {"spec": {"trafficDistribution": distribution}}, "default")
+        await world.settle()
+        await world.clock.advance(1)
+        await world.settle()
+        (found,) = await world.slices("web")
+        by_pod = {endpoint["targetRef"]["name"]: endpoint.get("hints") for endpoint in found["endpoints"]}
+        assert by_pod == {"web-0": hints, "web-1": None}, distribution
+
+
+@scenario
 async def test_changing_the_selector_changes_the_endpoints(world: ControlPlane) -> None:
     await world.add_node("node-1")
     await add_pod(world, "web-0")
