@@ -144,8 +144,7 @@ class NodeHealth:
         said = ""
         while True:
             try:
-                listener = open_listener(self._netns, address, port, dual=address == "::")
-                break
+                return await self._open_server(address, port, handler)
             except KernelError as error:
                 if self._config.bind_address_hard_fail:
                     raise
@@ -153,9 +152,16 @@ class NodeHealth:
                     log.error("%s: the %s server: %s", self.name, what, error)
                     said = str(error)
             await self._clock.sleep(RETRY_S)
-        server = HttpServer(listener, handler)
+
+    async def _open_server(self, address: str, port: int, handler: Callable[[web.BaseRequest], Any]) -> None:
+        server = HttpServer(open_listener(self._netns, address, port, dual=address == "::"), handler)
         self._servers.append(server)
-        await server.start()
+        try:
+            await server.start()
+        except KernelError:
+            self._servers.remove(server)
+            await server.close()
+            raise
 
     async def _serve_checks(self, family: int) -> None:
         """Open and close health-check node ports, so that they are what the last sync wanted."""
@@ -185,17 +191,17 @@ class NodeHealth:
             for address in addresses:
                 listener = open_listener(self._netns, address, port)
                 servers.append(HttpServer(listener, partial(self._answer_check, family, key)))
+            self._open[family][key] = (place, servers)
+            for server in servers:
+                await server.start()
         except KernelError as error:
+            self._open[family].pop(key, None)
             for server in servers:
                 await server.close()
             if (family, key, port) not in self._failed:  # tried again after each sync, told once
                 self._failed.add((family, key, port))
                 log.error("%s: the health check of %s/%s: %s", self.name, *key, error)
                 self._around.health_check_failed(self.name, key, port, error)
-            return
-        self._open[family][key] = (place, servers)
-        for server in servers:
-            await server.start()
 
     # --- answers ---
 

@@ -68,7 +68,13 @@ class HttpServer:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Take connections from now on."""
+        """Take connections from now on. Raises KernelError; `close` is needed then, too."""
+        try:
+            await self._start()
+        except OSError as error:  # no descriptors left, for the modules of aiohttp when they are loaded here
+            raise KernelError(f"cannot serve: {error.strerror}", errno=error.errno or 0) from error
+
+    async def _start(self) -> None:
         from aiohttp import web  # 120 ms to import, for a proxy that serves
 
         async def answer(request: web.BaseRequest) -> web.StreamResponse:

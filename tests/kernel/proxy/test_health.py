@@ -197,6 +197,18 @@ def test_a_taken_port_says_who_to_ask(namespace: Netns) -> None:
         assert caught.value.where == "dual"
 
 
+def test_a_server_that_cannot_start_says_so_as_a_taken_port_does(namespace: Netns) -> None:
+    async def run() -> None:
+        listener = open_listener(namespace, "127.0.0.1", 10256)
+        listener.close()
+        server = HttpServer(listener, hello)
+        with pytest.raises(KernelError, match="cannot serve: Bad file descriptor"):
+            await server.start()
+        await server.close()
+
+    asyncio.run(run())
+
+
 def test_other_addresses_and_no_server_at_all(spawner: Spawner) -> None:
     config = replace(CONFIG, healthz_bind_address="127.0.0.1:1", metrics_bind_address="")
     with real_node(spawner, config) as node:
