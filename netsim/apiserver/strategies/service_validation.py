@@ -21,6 +21,7 @@ Object = dict[str, Any]
 _TYPES = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
 _PROTOCOLS = ("SCTP", "TCP", "UDP")
 _POLICIES = ("Cluster", "Local")
+_IP_MODES = ("Proxy", "VIP")
 _DISTRIBUTIONS = ("PreferClose", "PreferSameZone", "PreferSameNode")  # all of Kubernetes 1.35; 1.31 had the first
 _PORT = "must be between 1 and 65535, inclusive"
 _MAX_AFFINITY_S = 86400
@@ -176,6 +177,23 @@ def _check_load_balancer(spec: Object, causes: Causes) -> None:
     if health and not needs_health_port(spec):
         detail = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'"
         causes.invalid("spec.healthCheckNodePort", health, detail)
+
+
+def validate_service_status(service: Object, causes: Causes) -> None:
+    """ValidateLoadBalancerStatus of pkg/apis/core/validation/validation.go."""
+    path = "status.loadBalancer.ingress"
+    ingress = ((service.get("status") or {}).get("loadBalancer") or {}).get("ingress") or ()
+    if ingress and service["spec"]["type"] != "LoadBalancer":
+        causes.forbidden(path, "may only be used when `spec.type` is 'LoadBalancer'")
+        return
+    for index, entry in enumerate(ingress):
+        ip, mode = entry.get("ip") or "", entry.get("ipMode")
+        if ip and not is_ip(ip):
+            causes.invalid(f"{path}[{index}].ip", ip, _BAD_IP)
+        if mode is not None and not ip:
+            causes.forbidden(f"{path}[{index}].ipMode", "may not be specified when `ip` is not set")
+        elif mode not in (None, *_IP_MODES):
+            causes.not_supported(f"{path}[{index}].ipMode", mode, _IP_MODES)
 
 
 def validate_service_update(new: Object, old: Object, causes: Causes) -> None:

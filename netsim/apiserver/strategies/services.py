@@ -37,7 +37,11 @@ from netsim.apiserver.strategies.service_rules import (
     needs_node_port,
     normalize_cluster_ips,
 )
-from netsim.apiserver.strategies.service_validation import validate_service_spec, validate_service_update
+from netsim.apiserver.strategies.service_validation import (
+    validate_service_spec,
+    validate_service_status,
+    validate_service_update,
+)
 from netsim.model.config import ClusterConfig
 from netsim.model.errors import ApiError
 from netsim.model.kinds import Kind
@@ -102,6 +106,10 @@ class ServiceStrategy(Strategy):
         normalize_cluster_ips(spec, old["spec"])
         adopt_families(spec, old["spec"])
         drop_by_type(spec, old["spec"])
+        if (
+            spec["type"] != "LoadBalancer"
+        ):  # its addresses are let go of at once, or proxies would go on answering there
+            new["status"] = {**new.get("status", {}), "loadBalancer": {}}
 
     def default(self, obj: Object) -> None:
         default_service_spec(obj["spec"])
@@ -111,6 +119,9 @@ class ServiceStrategy(Strategy):
 
     def validate_update(self, new: Object, old: Object, causes: Causes) -> None:
         validate_service_update(new["spec"], old["spec"], causes)
+
+    def validate_status(self, new: Object, old: Object, causes: Causes) -> None:
+        validate_service_status(new, causes)
 
     # --- allocation -------------------------------------------------------------------------------
 

@@ -99,6 +99,15 @@ def test_source_ranges(node: RealNode) -> None:
     assert ask(node.external, "192.0.2.1", 80) == f"pod-2 {GATEWAY}"  # ranges are for load-balancer addresses alone
 
 
+def test_a_load_balancers_address_goes_with_the_type(node: RealNode) -> None:
+    node.put(make_service(ip=IP, type="LoadBalancer"), make_slice(EVERYONE[1:2]))
+    node.status("web", {"loadBalancer": {"ingress": [{"ip": "192.0.2.9"}]}})
+    assert ask(node.external, "192.0.2.9", 80) == f"pod-2 {GATEWAY}"
+    node.put(make_service(ip=IP))
+    assert ask(node.external, "192.0.2.9", 80) != f"pod-2 {GATEWAY}"
+    assert ask(node.external, IP, 80) == f"pod-2 {GATEWAY}"
+
+
 def test_a_terminating_endpoint_serves_when_it_is_the_last(node: RealNode) -> None:
     last = make_endpoint(PODS["pod-2"], state="terminating")
     node.put(make_service(ip=IP), make_slice([last, EVERYONE[2]]))

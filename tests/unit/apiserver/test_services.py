@@ -264,3 +264,29 @@ def test_the_table(server: Server) -> None:
     assert rows[1][1:5] == ["ExternalName", "<none>", "example.com", "80/TCP"]
     assert rows[2][3] == "<pending>"
     assert rows[3][1:4] == ["ClusterIP", "None", "192.0.2.1"]
+
+
+def test_a_load_balancers_addresses_go_with_the_type_and_need_it(server: Server) -> None:
+    server.create(SERVICES, make_service(type="LoadBalancer"))
+    status = {
+        "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1", "ipMode": "VIP"}, {"hostname": "lb.example"}]}}
+    }
+    assert server.patch(f"{WEB}/status", status)["status"] == status["status"]
+    assert server.patch(WEB, {"metadata": {"labels": {"a": "b"}}})["status"] == status["status"]
+    assert server.patch(WEB, {"spec": {"type": "NodePort"}})["status"] == {"loadBalancer": {}}
+    with pytest.raises(ApiError, match=r"ingress: Forbidden: may only be used when `spec\.type` is 'LoadBalancer'"):
+        server.patch(f"{WEB}/status", status)
+
+
+@pytest.mark.parametrize(
+    ("entry", "text"),
+    [
+        ({"ip": "here"}, r"ingress\[0\].ip: Invalid value"),
+        ({"ip": "192.0.2.1", "ipMode": "vip"}, r"ingress\[0\].ipMode: Unsupported value"),
+        ({"hostname": "lb.example", "ipMode": "VIP"}, r"ingress\[0\].ipMode: Forbidden"),
+    ],
+)
+def test_bad_load_balancer_addresses_are_invalid(server: Server, entry: Object, text: str) -> None:
+    server.create(SERVICES, make_service(type="LoadBalancer"))
+    with pytest.raises(ApiError, match=text):
+        server.patch(f"{WEB}/status", {"status": {"loadBalancer": {"ingress": [entry]}}})

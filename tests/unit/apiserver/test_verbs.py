@@ -235,14 +235,15 @@ def test_status_and_spec_are_written_apart() -> None:
 
 def test_a_status_update_keeps_annotations() -> None:
     server = Server()
-    server.create(SERVICES, {"metadata": {"name": "web"}, "spec": {"ports": [{"port": 80}]}})
+    spec = {"type": "LoadBalancer", "ports": [{"port": 80}]}
+    server.create(SERVICES, {"metadata": {"name": "web"}, "spec": spec})
     ingress = {"loadBalancer": {"ingress": [{"ip": "203.0.113.9"}]}}
     patch = {"metadata": {"annotations": {"patched": "true"}}, "status": ingress, "spec": {"type": "NodePort"}}
     server.patch(f"{SERVICES}/web/status", patch)
     service = server.get(f"{SERVICES}/web/status")
     assert service["metadata"]["annotations"] == {"patched": "true"}
     assert service["status"] == ingress
-    assert service["spec"]["type"] == "ClusterIP"
+    assert service["spec"]["type"] == "LoadBalancer"
 
 
 def test_lists_select_by_labels_and_fields() -> None:
