@@ -28,6 +28,7 @@ _RING_BYTES = 512 * 1024
 _RETIRE_MS = 1
 # A frame is readable after twice the ring's latency, which the kernel rounds up to its tick.
 _SILENCE_S = 0.012
+_TICKS_S = 0.008
 _LATE_S, _MOST_LATES = 0.004, 4
 _MOST_SILENCE_S = 0.1
 # A namespace has one listener for the log of legacy iptables, so probes take turns where there is any.
@@ -171,6 +172,15 @@ class Closable(Protocol):
 T = TypeVar("T", bound=Closable)
 
 
+def _rest() -> None:
+    """Until a ring has handed over what it took last: two ticks of a kernel with HZ 250, and not late ones."""
+    for _ in range(_MOST_LATES):
+        began = time.monotonic()
+        time.sleep(_TICKS_S)
+        if time.monotonic() - began - _TICKS_S <= _LATE_S:
+            return
+
+
 class Posts:
     """All posts of one probe, and nothing left of them at its end."""
 
@@ -234,6 +244,8 @@ class Posts:
         """Nothing is marked, logged or seen any more; all that was has been read. May be repeated."""
         for post in self.all:
             post.stop(self._table)
+        _rest()
+        for post in self.all:
             post.read()
             post.note_losses()
         self._turn.close()

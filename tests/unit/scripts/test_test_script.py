@@ -33,7 +33,7 @@ case $1 in
         ;;
 esac
 """
-IN_VM = "VM, requires ipvs,dummy,netem,sctp: --timeout 1200 -- .venv/bin/python -m pytest -p no:cacheprovider"
+IN_VM = "VM, requires ipvs,dummy,netem,sctp: --timeout 1500 -- .venv/bin/python -m pytest -p no:cacheprovider"
 
 
 @dataclass
